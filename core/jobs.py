@@ -1,0 +1,281 @@
+"""Which piece of slow work runs next, how far it is, and how to stop it; without Streamlit.
+
+A server has one set of cores, and two traces at once would only take them from each other, so one
+worker thread runs one job at a time. Owners take turns: whoever asks for five things does not keep
+the others waiting for all five.
+
+A job is a generator that yields `(fraction, partial)`: the share of the work that is done, and a
+whole result that may be shown already. Work that is not a generator reports through
+`Job.report`, which also is where a stop reaches it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "done", "stopped", "failed"]
+Step = tuple[float, Any]
+Work = Callable[["Job"], Iterator[Step]]
+
+UNEXPECTED = "Something went wrong inside SentiTrace; the server's log has the details."
+OUT_OF_MEMORY = (
+    "The computer ran out of memory; a smaller model, a shorter tweet or fewer noise samples "
+    "need less."
+)
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Raised by `Job.report` inside the work, so that it unwinds after a stop."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One consistent look at a job.
+
+    place is 1 for the job that runs next, and 0 once it no longer waits. version counts the
+    partial results, so that a page redraws only when there is a newer one. fraction and
+    seconds_left belong to the phase that note names.
+    """
+
+    state: State
+    place: int
+    fraction: float
+    note: str
+    seconds: float
+    seconds_left: float | None
+    version: int
+    partial: Any
+    error: str
+    stopping: bool
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("waiting", "running")
+
+
+class Job:
+    """A piece of work in a queue; made by `Queue.submit`."""
+
+    def __init__(
+        self, queue: Queue, owner: str, work: Work, slot: str, wanted: Callable[[], bool]
+    ) -> None:
+        self.owner = owner
+        self.slot = slot
+        self._queue = queue
+        self._changed = queue._changed
+        self._work = work
+        self._wanted = wanted
+        self._state: State = "waiting"
+        self._fraction = 0.0
+        self._note = ""
+        self._version = 0
+        self._partial: Any = None
+        self._error = ""
+        self._stop = False
+        self._started = self._phase_started = self._ended = 0.0
+
+    def progress(self) -> Progress:
+        with self._changed:
+            now = self._ended or time.monotonic()
+            left = None
+            if self._state == "running" and self._fraction > 0:
+                left = (now - self._phase_started) * (1 - self._fraction) / self._fraction
+            return Progress(
+                state=self._state,
+                place=self._queue._place(self),
+                fraction=self._fraction,
+                note=self._note,
+                seconds=now - self._started if self._started else 0.0,
+                seconds_left=left,
+                version=self._version,
+                partial=self._partial,
+                error=self._error,
+                stopping=self._stop and self._state == "running",
+            )
+
+    def stop(self) -> None:
+        """End the job: at once if it waits, after its present step if it runs."""
+        with self._changed:
+            self._stop = True
+            if self._state == "waiting":
+                self._queue._remove(self)
+                self._end("stopped")
+
+    def wait(self, timeout: float | None = None) -> Progress:
+        """Block until the job has ended or the timeout (in seconds) is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state not in ("waiting", "running"), timeout)
+            return self.progress()
+
+    def report(self, fraction: float, note: str | None = None) -> None:
+        """For the work: say how far it is. A new note begins a phase with a time of its own.
+
+        Raises Stopped when the job has been stopped or nobody wants it any more.
+        """
+        with self._changed:
+            if note is not None and note != self._note:
+                self._note, self._phase_started = note, time.monotonic()
+            self._fraction = min(max(fraction, 0.0), 1.0)
+            self._changed.notify_all()
+        if self._stop or not self._wanted():
+            raise Stopped
+
+    # What follows runs in the worker thread.
+
+    def _run(self) -> None:
+        with self._changed:
+            if self._state != "waiting":
+                return
+            self._state = "running"
+            self._started = self._phase_started = time.monotonic()
+            self._changed.notify_all()
+        try:
+            state, error = self._exhaust(), ""
+        except Stopped:
+            state, error = "stopped", ""
+        except ValueError as mistake:  # the library's way to tell the user what to mend
+            state, error = "failed", str(mistake)
+        except MemoryError:
+            log.exception("A job ran out of memory")
+            state, error = "failed", OUT_OF_MEMORY
+        except Exception:  # the edge of the thread: it must live on for the other owners
+            log.exception("A job failed")
+            state, error = "failed", UNEXPECTED
+        with self._changed:
+            self._error = error
+            self._end(state)
+
+    def _exhaust(self) -> State:
+        steps = self._work(self)
+        try:
+            for fraction, partial in steps:
+                with self._changed:
+                    self._partial = partial
+                    self._version += 1
+                self.report(fraction)
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+        return "done"
+
+    def _end(self, state: State) -> None:
+        self._state = state
+        self._ended = time.monotonic()
+        # What the work closed over (a model, say) must not live as long as the result.
+        self._work = _nothing
+        self._wanted = _always
+        self._changed.notify_all()
+
+
+class Queue:
+    """Jobs of many owners, run one at a time in one thread, owners taking turns."""
+
+    def __init__(self) -> None:
+        # Re-entrant: a progress report is read while the queue's state is held.
+        self._changed = threading.Condition(threading.RLock())
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # the next owner stands first
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(
+        self,
+        owner: str,
+        work: Work,
+        *,
+        slot: str = "",
+        wanted: Callable[[], bool] | None = None,
+    ) -> Job:
+        """Put work in line for an owner.
+
+        slot: a waiting job of the same owner and slot is stopped and this one takes its place; the
+        empty slot never replaces. wanted: asked between steps; once it says no (the browser tab is
+        closed), the job is stopped.
+        """
+        job = Job(self, owner, work, slot, wanted or _always)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("This queue is closed.")
+            line = self._waiting.setdefault(owner, deque())
+            older = next((other for other in line if slot and other.slot == slot), None)
+            if older is None:
+                line.append(job)
+            else:
+                line[line.index(older)] = job
+                older._end("stopped")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="jobs", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return job
+
+    def close(self) -> None:
+        """Stop what waits, and let the thread go after the job that runs."""
+        with self._changed:
+            self._closed = True
+            for job in [job for line in self._waiting.values() for job in line]:
+                job.stop()
+            self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
+                job = self._next()
+            if job._wanted():
+                job._run()
+            else:
+                with self._changed:
+                    if job._state == "waiting":
+                        job._end("stopped")
+            del job  # the thread must not keep the last result alive while it waits
+
+    def _next(self) -> Job:
+        owner, line = self._waiting.popitem(last=False)
+        job = line.popleft()
+        if line:
+            self._waiting[owner] = line  # to the end: the other owners come first
+        return job
+
+    def _remove(self, job: Job) -> None:
+        line = self._waiting.get(job.owner)
+        if line and job in line:
+            line.remove(job)
+            if not line:
+                del self._waiting[job.owner]
+
+    def _place(self, job: Job) -> int:
+        """How many turns until this job's: 1 when it is next, 0 when it is not waiting."""
+        if job._state != "waiting":
+            return 0
+        line = self._waiting.get(job.owner)
+        if not line or job not in line:
+            return 0  # taken out by the worker a moment ago
+        turn = line.index(job)  # full rounds before it
+        before = True
+        place = 1
+        for owner, other in self._waiting.items():
+            if owner == job.owner:
+                place += turn
+                before = False
+            else:
+                place += min(len(other), turn + 1 if before else turn)
+        return place
+
+
+def _always() -> bool:
+    return True
+
+
+def _nothing(job: Job) -> Iterator[Step]:
+    return iter(())
