@@ -237,7 +237,7 @@ def _meter(progress: Callable[[int, int], None] | None, done: int, total: int) -
     """Return a silent progress bar class that passes on how many bytes of all are there."""
     from tqdm import tqdm
 
-    class Meter(tqdm):  # type: ignore[type-arg]
+    class Meter(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             self.received = int(options.get("initial") or 0)
             options["disable"] = True

