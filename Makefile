@@ -14,6 +14,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input -
 STREAMLIT_OPTIONS ?=
 PYTEST_OPTIONS ?=
 
+# An environment whose Python is gone (upgraded, removed) is made again.
+ifneq ($(wildcard $(VENV)/.created),)
+  $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
+endif
+
 .PHONY: help run setup test check check-static format lock clean
 
 help:
