@@ -61,10 +61,13 @@ def main() -> int:
     if is_left_out():
         print("SENTITRACE_NO_BROWSER is set: THE BROWSER TESTS ARE LEFT OUT.")
         return 0
-    if find() is None:
+    if find() is None and "SENTITRACE_CHROMIUM" not in os.environ:
         print("No Chromium was found; fetching Playwright's own ...", flush=True)
+        # Its complaints are pages long; the advice below says all there is to do.
         subprocess.run(
-            [sys.executable, "-m", "playwright", "install", "chromium"], stdin=subprocess.DEVNULL
+            [sys.executable, "-m", "playwright", "install", "chromium"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         find.cache_clear()
     if find() is None:
