@@ -1,0 +1,86 @@
+"""Causal tracing in the plain way: one full forward pass per cell, with hooks, nothing shared.
+
+The yardstick for `core.runs`. It uses the network's own forward method and nothing of the engine
+but the rule for windows.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+
+from core.models import FAMILIES, Model
+from core.runs import Kind, window_layers
+
+
+def _modules(model: Model, kind: Kind) -> list[torch.nn.Module]:
+    family = FAMILIES[model.family]
+    blocks = model.network.get_submodule(family.blocks)
+    if kind == "hidden":
+        return list(blocks)
+    return [block.get_submodule(getattr(family, kind)) for block in blocks]
+
+
+def _hook(stack: ExitStack, module: torch.nn.Module, function) -> None:
+    handle = module.register_forward_hook(function)
+    stack.callback(handle.remove)
+
+
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _log_probs(model: Model, embeddings: torch.Tensor, words: Sequence[int]) -> torch.Tensor:
+    logits = model.network(inputs_embeds=embeddings[None], use_cache=False).logits[0, -1]
+    return logits.log_softmax(-1)[list(words)]
+
+
+@torch.no_grad()
+def record(
+    model: Model, kind: Kind, embeddings: torch.Tensor, words: Sequence[int]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """States of every site, one (T, D) tensor per layer, and log P of the words."""
+    states: list[torch.Tensor] = []
+    with ExitStack() as stack:
+        for module in _modules(model, kind):
+            _hook(stack, module, lambda _m, _a, output: states.append(_first(output)[0].clone()))
+        log_probs = _log_probs(model, embeddings, words)
+    return states, log_probs
+
+
+@torch.no_grad()
+def restored(
+    model: Model,
+    kind: Kind,
+    clean: torch.Tensor,
+    corrupted: torch.Tensor,
+    words: Sequence[int],
+    *,
+    window: int = 1,
+) -> np.ndarray:
+    """log P of the words in every restored run, (L, T, words).
+
+    Args:
+        clean, corrupted: input embeddings (T, D).
+    """
+    states, _ = record(model, kind, clean, words)
+    modules = _modules(model, kind)
+    result = np.empty((model.layers, len(clean), len(words)))
+    for layer in range(model.layers):
+        layers = [layer] if kind == "hidden" else window_layers(layer, window, model.layers)
+        for position in range(len(clean)):
+
+            def put_back(source: torch.Tensor, position: int = position):
+                def hook(_module, _arguments, output):
+                    state = _first(output).clone()
+                    state[:, position] = source[position]
+                    return (state, *output[1:]) if isinstance(output, tuple) else state
+
+                return hook
+
+            with ExitStack() as stack:
+                for covered in layers:
+                    _hook(stack, modules[covered], put_back(states[covered]))
+                result[layer, position] = _log_probs(model, corrupted, words).double().numpy()
+    return result
