@@ -446,7 +446,7 @@ def _print_trace(result: TraceResult) -> None:
         f"sample{'s' if result.samples_done != 1 else ''} of noise, sd {result.noise:.3g})"
     )
     click.echo(f"            total      {result.total_effect:+.4g}{_error(result.low_error)}")
-    found = _is_distinguishable(result)
+    found = result.distinguishable
     if found is None:
         click.echo("            One sample of noise gives no error; take more to trust it.")
     elif not found:
@@ -479,19 +479,6 @@ def _print_trace(result: TraceResult) -> None:
             f"{' and '.join(figures.KINDS[kind] for kind in windowed)} cells restore "
             f"{result.window} layer{'s' if result.window != 1 else ''} around the one named."
         )
-
-
-def _is_distinguishable(result: TraceResult) -> bool | None:
-    """Does the 95% interval of the total effect over the samples leave zero out?
-
-    None for one sample, which has no interval.
-    """
-    from scipy.stats import t
-
-    if result.samples_done < 2:
-        return None
-    reach = float(t.ppf(0.975, result.samples_done - 1)) * result.low_error
-    return abs(result.total_effect) > reach
 
 
 def _top_cells(result: TraceResult) -> list[dict[str, Any]]:
@@ -546,7 +533,7 @@ def _as_json(result: TraceResult) -> Any:
             "low": result.low,
             "low_error": result.low_error,
             "total_effect": result.total_effect,
-            "distinguishable": _is_distinguishable(result),
+            "distinguishable": result.distinguishable,
             "effects": {kind: values.tolist() for kind, values in result.effects.items()},
             "standard_errors": {
                 kind: values.tolist() for kind, values in result.standard_errors.items()

@@ -1,0 +1,166 @@
+"""From tweet to result: spans, noise, proxies, and what a partial result is."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_models import make_model
+from tiny_probes import make_probe
+
+import core
+from core.models import Model
+from core.trace import PROXIES, TraceSettings, default_window, read_proxy
+
+TWEET = "My flight got cancelled, terrible service"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return make_model("llama", layers=3)
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return core.trace(model, make_probe(model), TWEET, TraceSettings(samples=3))
+
+
+def test_each_partial_result_is_whole_and_the_last_is_the_trace(model, result):
+    partials = list(
+        core.trace_progressively(model, make_probe(model), TWEET, TraceSettings(samples=3))
+    )
+    assert [partial.samples_done for partial in partials] == [1, 2, 3]
+    for partial in partials:
+        for kind, values in partial.sample_effects.items():
+            assert np.isfinite(values).all()
+            np.testing.assert_array_equal(
+                values, result.sample_effects[kind][: partial.samples_done]
+            )
+    assert np.isnan(partials[0].standard_errors["mlp"]).all()
+    assert (partials[2].standard_errors["mlp"][~result.trivial["mlp"]] > 0).all()
+
+
+def test_effects_are_means_of_paired_differences(result):
+    for kind in ("hidden", "mlp", "attn"):
+        restored = result.probe.log_odds(result.restored_log_probs[kind])
+        expected = (restored - result.low_samples[:, None, None]).mean(axis=0)
+        np.testing.assert_allclose(result.effects[kind], expected)
+    assert result.total_effect == pytest.approx(result.high - result.low_samples.mean())
+
+
+def test_trivial_cells_are_what_they_are_said_to_be(result):
+    for kind, mask in result.trivial.items():
+        fixed = result.effects[kind][mask]
+        whole = np.isclose(fixed, result.total_effect, atol=1e-4)
+        assert (whole | (fixed == 0)).all()
+        assert whole.sum() == (kind == "hidden")
+        # ... and no other cell of the span is exactly 0.
+        assert (result.effects[kind][~mask] != 0).all()
+
+
+def test_a_word_is_corrupted_alone_and_nothing_before_it_matters(model):
+    whole = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=1))
+    word = next(i for i, word in enumerate(whole.prompt.words) if word.text == "terrible")
+    settings = TraceSettings(samples=1, corrupt=f"word:{word}")
+    result = core.trace(model, make_probe(model), TWEET, settings)
+    assert result.corrupted_span == whole.prompt.words[word].tokens
+    first = min(result.corrupted_span)
+    assert first > 0
+    for effects in result.effects.values():
+        assert (effects[:, :first] == 0).all()
+        assert (effects[:, first] != 0).any()
+    assert result.frame().query("corrupted").position.unique().tolist() == list(
+        result.corrupted_span
+    )
+
+
+def test_the_seed_decides_the_noise_and_the_scale_its_size(model):
+    def low(**options):
+        settings = TraceSettings(kinds=("hidden",), samples=1, **options)
+        return core.trace(model, make_probe(model), TWEET, settings)
+
+    assert low(seed=1).low == low(seed=1).low
+    assert low(seed=1).low != low(seed=2).low
+    tiny = low(seed=1, noise_scale=1e-6)
+    assert tiny.low == pytest.approx(tiny.high, abs=1e-3)
+    assert tiny.noise == pytest.approx(1e-6 * tiny.probe.embedding_std)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_every_proxy_is_read_from_the_same_run(model, result, proxy):
+    calls = model.block_calls
+    other = result.under(proxy)
+    good, bad = result.clean_log_probs
+    odds = float(result.probe.log_odds(result.clean_log_probs))
+    expected = {
+        "log_odds": odds,
+        "probability": 1 / (1 + np.exp(-odds)),
+        "log_ratio": good - bad,
+        "good": np.exp(good),
+        "bad": np.exp(bad),
+    }
+    assert other.high == pytest.approx(expected[proxy])
+    assert other.frame().effect.notna().all()
+    assert model.block_calls == calls
+    direct = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=3, proxy=proxy))
+    np.testing.assert_allclose(direct.effects["attn"], other.effects["attn"])
+
+
+def test_the_probability_does_not_overflow(model):
+    probe = dataclasses.replace(make_probe(model), coefficients=(1e6, -1e6))
+    read = read_proxy("probability", probe, np.array([[-1.0, -9.0], [-9.0, -1.0]]))
+    assert read.tolist() == [1.0, 0.0]
+
+
+def test_the_frame_has_a_row_per_cell(result):
+    frame = result.frame()
+    assert len(frame) == 3 * result.layers * len(result.tokens)
+    cell = frame.query("kind == 'attn' and layer == 1 and position == 4").iloc[0]
+    assert cell.effect == result.effects["attn"][1, 4]
+    assert cell.token == result.tokens[4]
+    assert cell.normalised == pytest.approx(cell.effect / result.total_effect)
+    assert cell.samples == 3
+
+
+def test_windows_scale_with_depth():
+    assert [default_window(layers) for layers in (48, 30, 12, 6, 1)] == [10, 6, 2, 1, 1]
+
+
+def test_progress_covers_all_samples(model):
+    seen: list[float] = []
+    core.trace(model, make_probe(model), TWEET, TraceSettings(samples=2), progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert any(0.4 < share < 0.6 for share in seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kinds": ()}, "kinds"),
+        ({"kinds": ("hidden", "neuron")}, "neuron"),
+        ({"kinds": ("hidden", "hidden")}, "hidden"),
+        ({"samples": 0}, "0"),
+        ({"noise_scale": 0.0}, "0.0"),
+        ({"noise_scale": float("nan")}, "nan"),
+        ({"seed": -1}, "-1"),
+        ({"window": 0}, "0"),
+        ({"proxy": "score"}, "score"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        TraceSettings(**options)
+
+
+def test_a_probe_of_another_model_is_refused_except_for_the_untrained_twin(model):
+    probe = make_probe(make_model("gpt2", layers=3))
+    with pytest.raises(ValueError, match="tiny-gpt2"):
+        core.trace_progressively(model, probe, TWEET)
+    twin = make_model("llama", layers=3, seed=1)
+    twin.untrained = True
+    assert core.trace(twin, probe, TWEET, TraceSettings(samples=1)).total_effect != 0
+
+
+def test_bad_input_is_refused_at_once_and_not_at_the_first_sample(model):
+    with pytest.raises(ValueError, match="white space"):
+        core.trace_progressively(model, make_probe(model), "   ")
