@@ -1,0 +1,5 @@
+"""The Method page."""
+
+from core import session
+
+session.heading("Method", "x")
