@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from core import cache, hub
+from core import cache, hub, kernels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -275,7 +275,9 @@ class Model:
             raise _unsupported(config.model_type)
         self.family = config.model_type
         self._family = FAMILIES[config.model_type]
+        self.parameters = sum(p.numel() for p in network.parameters())
         self.network = network.eval()
+        kernels.speed_up(network)
         self.tokenizer = tokenizer
         self.name = name
         self.identity = identity
@@ -289,13 +291,11 @@ class Model:
         self.width = int(config.hidden_size)
         self.heads = int(config.num_attention_heads)
         self.max_positions = int(config.max_position_embeddings)
-        self.parameters = sum(p.numel() for p in network.parameters())
         self.device = self.embedding_matrix.device
         self.dtype = self.embedding_matrix.dtype
         self.block_calls = 0
         self._windows = [_sliding_window(config, layer) for layer in range(self.layers)]
         self._calls = threading.local()
-        _fuse_activations(network)
         for block in self._blocks:
             for kind in ("attn", "mlp"):
                 path = getattr(self._family, kind)
@@ -380,7 +380,7 @@ class Model:
             (..., len(token_ids)), in float32 or the model's wider dtype.
         """
         flat = states.reshape(-1, self.width)
-        rows = max(1, LOGITS_PER_SLICE // self._head.weight.shape[0])
+        rows = max(1, LOGITS_PER_SLICE // self._head.out_features)
         read = []
         for part in flat.split(rows):
             logits = self._head(self._final_norm(part))
@@ -456,16 +456,6 @@ def _sliding_window(config: Any, layer: int) -> int | None:
     if kinds is None or kinds[layer] != "sliding_attention":
         return None
     return int(config.sliding_window)
-
-
-def _fuse_activations(network: nn.Module) -> None:
-    """Replace GPT-2's GELU, written as eight separate operations, by torch's own tanh GELU."""
-    from transformers.activations import NewGELUActivation
-
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def _unsupported(family: object) -> UnsupportedModel:

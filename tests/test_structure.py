@@ -20,6 +20,7 @@ ROOT = Path(core.__file__).parent.parent
 ORDER = [
     "cache",
     "hub",
+    "kernels",
     "models",
     "prompts",
     "datasets",

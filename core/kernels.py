@@ -1,0 +1,74 @@
+"""How is a matrix product done fastest on this machine, with the same float32 numbers?
+
+On x86 processors torch hands float32 products to MKL, which repacks the weights at every call and,
+on AMD, leaves AVX-512 unused. oneDNN, which torch brings along, does neither once a weight is
+stored in its own order. `benchmarks/kernels.py` measures what that is worth: more than twice on an
+EPYC with AVX-512, most for the small products of which a trace has many.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight is stored in oneDNN's order; it holds no second copy.
+
+    Where a gradient is asked for, and only there, the plain weight is restored for the call.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take over a weight of shape (out, in) and a bias of shape (out,)."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The plain weight (out, in), made anew at each call."""
+        weight: Tensor = self._packed.to_dense()
+        return weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The product (..., out) of inputs (..., in)."""
+        if inputs.requires_grad:
+            return nn.functional.linear(inputs, self.weight, self.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            inputs, self._packed, self.bias, "none", [], ""
+        )
+        return product
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """True where weights can be stored in oneDNN's order: x86, float32 or bfloat16."""
+    return (
+        device.type == "cpu"
+        and platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()
+        and (
+            dtype == torch.float32
+            or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def speed_up(network: nn.Module) -> None:
+    """Replace, in place, the parts of a network that have a faster form with the same numbers."""
+    from transformers.activations import NewGELUActivation
+    from transformers.pytorch_utils import Conv1D
+
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                # GPT-2's GELU, written as eight operations.
+                setattr(module, name, nn.GELU(approximate="tanh"))
+            elif isinstance(child, nn.Linear | Conv1D):
+                weight = child.weight.detach()
+                if can_pack(weight.device, weight.dtype):
+                    plain = weight.t() if isinstance(child, Conv1D) else weight
+                    setattr(module, name, PackedLinear(plain, child.bias))
