@@ -35,7 +35,7 @@ FEATURES: dict[str, str] = {
     "logit_pair": "log P(good) and log P(bad)",
     "probabilities": "P(good) and P(bad), as in the original experiment",
 }
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 """Version of the JSON form; a probe of another form is refused."""
 
 TOKENS_PER_BATCH = 2048
@@ -62,16 +62,22 @@ class Report:
 
 @dataclass(frozen=True)
 class Probe:
-    """A logistic regression from log P of two words to the sentiment, and where it comes from."""
+    """A logistic regression from what the model says, or is, to the sentiment; and its origin.
 
-    features: Features
+    A probe reads either the log-probabilities of its words at the last position (`reads` is
+    "words") or the last position's residual stream after block `layer` (`reads` is "states").
+    """
+
+    features: str  # as asked for, see `FEATURES`
     model_name: str
     model_identity: str
     suffix: str
-    words: tuple[str, str]  # positive, negative
-    mean: tuple[Finite, Finite]  # of the features, subtracted before they are divided by `scale`
-    scale: tuple[Positive, Positive]
-    coefficients: tuple[Finite, Finite]
+    words_positive: tuple[str, ...]
+    words_negative: tuple[str, ...]
+    layer: int | None  # 0-based; None when it reads words
+    mean: tuple[Finite, ...]  # of the features, subtracted before they are divided by `scale`
+    scale: tuple[Positive, ...]
+    coefficients: tuple[Finite, ...]
     intercept: Finite
     report: Report
     dataset: str
@@ -80,18 +86,63 @@ class Probe:
     seed: int
     model_revision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
+
+    def __post_init__(self) -> None:
+        read, _, layer = self.features.partition(":")
+        if read not in ("logit_pair", "probabilities", "verbalizers", "hidden"):
+            raise ValueError(f"the features {self.features!r} are not known")
+        hidden = read == "hidden"
+        if (
+            hidden != (self.layer is not None)
+            or (self.layer or 0) < 0
+            or (layer and layer != str(self.layer))
+        ):
+            raise ValueError(f"the layer {self.layer} does not go with {self.features!r}")
+        if read != "verbalizers" and len(self.words_positive) + len(self.words_negative) > 2:
+            raise ValueError(f"more than two words do not go with {self.features!r}")
+        if not (self.words_positive and self.words_negative):
+            raise ValueError("words of each sentiment are needed")
+        sizes = {len(self.mean), len(self.scale), len(self.coefficients)}
+        if len(sizes) > 1 or sizes == {0} or (not hidden and sizes != {2}):
+            raise ValueError("mean, scale and coefficients are not of the length of the features")
+
+    @property
+    def reads(self) -> Literal["words", "states"]:
+        """What the probe is given: log-probabilities of its words, or states of one layer."""
+        return "words" if self.layer is None else "states"
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """The first positive and the first negative word."""
+        return self.words_positive[0], self.words_negative[0]
 
     def log_odds(self, log_probs: Array) -> Array:
-        """Log-odds of "positive".
+        """Log-odds of "positive", for a probe that reads words.
 
         Args:
-            log_probs: (..., 2), log P of the positive and of the negative word.
+            log_probs: (..., words), log P of the positive words, then of the negative ones.
 
         Returns:
             (...), in nats.
         """
-        scaled = (_features(self.features, log_probs) - np.array(self.mean)) / np.array(self.scale)
+        assert self.reads == "words"
+        return self._log_odds(word_features(self.features, log_probs, len(self.words_positive)))
+
+    def log_odds_of_states(self, states: Array) -> Array:
+        """Log-odds of "positive", for a probe that reads states.
+
+        Args:
+            states: (..., D), the last position's residual stream after block `layer`.
+
+        Returns:
+            (...), in nats.
+        """
+        assert self.reads == "states"
+        return self._log_odds(states)
+
+    def _log_odds(self, features: Array) -> Array:
+        scaled = (features - np.array(self.mean)) / np.array(self.scale)
         odds: Array = scaled @ np.array(self.coefficients) + self.intercept
         return odds
 
@@ -185,7 +236,7 @@ def train_probe(
     prompts = [build_prompt(model, text, suffix) for text in tweets["text"]]
     token_ids = [word_token(model, word) for word in words]
     log_probs = next_token_log_probs(model, prompts, token_ids, progress=progress)
-    fitted, report = _fit(_features(features, log_probs), labels, folds, seed)
+    fitted, report = _fit(word_features(features, log_probs, 1), labels, folds, seed)
     scaler, regression = fitted.named_steps["scale"], fitted.named_steps["regress"]
     return Probe(
         features=features,
@@ -193,10 +244,12 @@ def train_probe(
         model_identity=model.identity,
         model_revision=model.revision,
         suffix=suffix,
-        words=words,
-        mean=_pair(scaler.mean_),
-        scale=_pair(scaler.scale_),
-        coefficients=_pair(regression.coef_[0]),
+        words_positive=(words[0],),
+        words_negative=(words[1],),
+        layer=None,
+        mean=_numbers(scaler.mean_),
+        scale=_numbers(scaler.scale_),
+        coefficients=_numbers(regression.coef_[0]),
         intercept=float(regression.intercept_[0]),
         report=report,
         dataset=dataset,
@@ -285,8 +338,19 @@ def tweet_embedding_std(model: Model, prompts: Iterable[Prompt]) -> float:
     return float(variance.sqrt())
 
 
-def _features(features: str, log_probs: Array) -> Array:
-    return np.exp(log_probs) if features == "probabilities" else log_probs
+def word_features(features: str, log_probs: Array, positive: int) -> Array:
+    """What a probe that reads words is fitted on: (..., 2), positive words first.
+
+    Args:
+        log_probs: (..., words), log P of the positive words, then of the negative ones.
+        positive: how many of the words are positive.
+    """
+    if features == "probabilities":
+        return np.exp(log_probs)
+    if features == "verbalizers":
+        parts = np.split(log_probs, [positive], axis=-1)
+        return np.stack([np.logaddexp.reduce(part, axis=-1) for part in parts], axis=-1)
+    return log_probs
 
 
 def _fit(values: Array, labels: NDArray[Any], folds: int, seed: int) -> tuple[Any, Report]:
@@ -339,9 +403,8 @@ def _kept_path(
     return kept_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
-def _pair(values: Any) -> tuple[float, float]:
-    first, second = (float(value) for value in values)
-    return first, second
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _versions() -> dict[str, str]:

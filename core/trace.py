@@ -92,8 +92,8 @@ class TraceSettings:
 class TraceResult:
     """What a trace found after some noise samples. Axes: (sample, layer, position, word).
 
-    The run is kept as log-probabilities of the two words, so that every proxy can be read from it
-    without the model.
+    The run is kept as log-probabilities of the probe's words, so that every proxy can be read from
+    it without the model.
     """
 
     prompt: Prompt
@@ -104,9 +104,9 @@ class TraceResult:
     corrupted_span: tuple[int, ...]  # positions
     window: int  # layers
     noise: float  # standard deviation of the noise, in embedding units
-    clean_log_probs: Array  # (2,)
-    corrupted_log_probs: Array  # (S, 2)
-    restored_log_probs: dict[Kind, Array]  # each (S, L, T, 2)
+    clean_log_probs: Array  # (words,)
+    corrupted_log_probs: Array  # (S, words)
+    restored_log_probs: dict[Kind, Array]  # each (S, L, T, words)
     seconds: float
 
     @property
@@ -254,10 +254,10 @@ class TraceResult:
 
 
 def read_proxy(proxy: Proxy, probe: Probe, log_probs: Array) -> Array:
-    """A proxy for the sentiment, from log P of the positive and the negative word.
+    """A proxy for the sentiment, from log P of the positive and the negative words.
 
     Args:
-        log_probs: (..., 2).
+        log_probs: (..., words), positive words first; a proxy of one word takes its side's first.
 
     Returns:
         (...), in the unit that `PROXIES` names.
@@ -267,10 +267,11 @@ def read_proxy(proxy: Proxy, probe: Probe, log_probs: Array) -> Array:
     if proxy == "probability":
         # 1 / (1 + exp(-x)) without overflow
         return np.exp(-np.logaddexp(0.0, -probe.log_odds(log_probs)))
+    good, bad = log_probs[..., 0], log_probs[..., len(probe.words_positive)]
     if proxy == "log_ratio":
-        ratio: Array = log_probs[..., 0] - log_probs[..., 1]
+        ratio: Array = good - bad
         return ratio
-    return np.exp(log_probs[..., 0 if proxy == "good" else 1])
+    return np.exp(good if proxy == "good" else bad)
 
 
 def default_window(layers: int) -> int:
@@ -322,7 +323,9 @@ def trace_progressively(
             "choose a probe of this model or train one."
         )
     prompt = build_prompt(model, text, probe.suffix)
-    words = [word_token(model, word) for word in probe.words]
+    if probe.reads == "states":
+        raise ValueError("A probe of hidden states cannot be traced yet; choose one of words.")
+    words = [word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)]
     span = resolve_span(prompt, settings.corrupt)
     window = settings.window or default_window(model.layers)
     noise = settings.noise_scale * probe.embedding_std

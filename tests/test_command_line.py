@@ -141,7 +141,7 @@ def test_probe_without_out_is_kept_where_trace_finds_it(
 ) -> None:
     result = run("probe", "--model", folder, "--good", " happy", "--bad", " sad", "--json")
     printed = json.loads(result.stdout)
-    assert printed["words"] == [" happy", " sad"]
+    assert (printed["words_positive"], printed["words_negative"]) == ([" happy"], [" sad"])
     (kept,) = kept_folder().glob("*.json")
     assert json.loads(kept.read_text()) == printed
 

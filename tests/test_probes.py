@@ -101,9 +101,15 @@ def test_a_probe_returns_from_its_file_unchanged(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "format"),
+        ({"format": 1}, "format"),
         ({"features": "magic"}, "features"),
-        ({"words": ["good"]}, "words"),
+        ({"words_positive": []}, "words"),
+        ({"words_positive": [" good", " great"]}, "words"),
+        ({"layer": 2}, "layer"),
+        ({"features": "hidden"}, "layer"),
+        ({"features": "hidden:3", "layer": 2}, "layer"),
+        ({"features": "hidden", "layer": -1}, "layer"),
+        ({"scale": [1.0, 2.0, 3.0]}, "scale"),
         ({"scale": [1.0, 0.0]}, "scale"),
         ({"coefficients": [1.0, "2"]}, "coefficients"),
         ({"coefficients": [1.0, None]}, "coefficients"),
