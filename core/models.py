@@ -293,6 +293,7 @@ class Model:
         self.max_positions = int(config.max_position_embeddings)
         self.device = self.embedding_matrix.device
         self.dtype = self.embedding_matrix.dtype
+        self.bytes_per_key_and_value, self.bytes_per_state = self._sizes()
         self.block_calls = 0
         self._windows = [_sliding_window(config, layer) for layer in range(self.layers)]
         self._calls = threading.local()
@@ -300,6 +301,19 @@ class Model:
             for kind in ("attn", "mlp"):
                 path = getattr(self._family, kind)
                 block.get_submodule(path).register_forward_hook(self._contribution_hook(kind))
+
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of one position's keys and values for all query heads, and of one state's block.
+
+        A block makes of a state about six vectors of the model's width (norms, query, sums) and
+        three of the MLP's inner width (before, after and, if gated, beside its nonlinearity).
+        """
+        weights: list[Any] = [
+            getattr(module, "weight", None) for module in self._blocks[0].modules()
+        ]
+        inner = max(max(weight.shape) for weight in weights if weight is not None)
+        size = self.dtype.itemsize
+        return 2 * self.width * size, (6 * self.width + 3 * inner) * size
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.family}, {self.layers} layers, {self.device})"
@@ -379,15 +393,35 @@ class Model:
         Returns:
             (..., len(token_ids)), in float32 or the model's wider dtype.
         """
+        read = [
+            logits[:, list(token_ids)] - logits.logsumexp(-1, keepdim=True)
+            for logits in self._logits(states)
+        ]
+        return torch.cat(read).view(*states.shape[:-1], len(token_ids))
+
+    def log_normaliser(self, states: Tensor) -> Tensor:
+        """What `logits` exceed log P by: (...), given states (..., width) as in `log_probs`."""
+        read = [logits.logsumexp(-1) for logits in self._logits(states)]
+        return torch.cat(read).view(states.shape[:-1])
+
+    def logits(self, states: Tensor, token_ids: Sequence[int]) -> Tensor:
+        """Logits of some next tokens, at the cost of those tokens alone: (..., len(token_ids))."""
+        rows = self._head.weight[list(token_ids)]
+        bias = self._head.bias
+        logits = nn.functional.linear(
+            self._final_norm(states), rows, None if bias is None else bias[list(token_ids)]
+        )
+        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def _logits(self, states: Tensor) -> Iterator[Tensor]:
+        """Logits (rows, vocabulary) of a few of the flattened states after another."""
         flat = states.reshape(-1, self.width)
         rows = max(1, LOGITS_PER_SLICE // self._head.out_features)
-        read = []
         for part in flat.split(rows):
             logits = self._head(self._final_norm(part))
             if logits.dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
-            read.append(logits[:, list(token_ids)] - logits.logsumexp(-1, keepdim=True))
-        return torch.cat(read).view(*states.shape[:-1], len(token_ids))
+            yield logits
 
     def _run(
         self,
