@@ -5,6 +5,7 @@ import streamlit as st
 from core.session import ASSETS, theme
 
 st.set_page_config("SentiTrace", page_icon=str(ASSETS / "icon.svg"), layout="wide")
+st.html(ASSETS / "style.css")
 st.logo(str(ASSETS / f"logo-{theme()}.svg"))
 st.navigation(
     [

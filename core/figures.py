@@ -50,10 +50,14 @@ RAMP: dict[Theme, tuple[str, ...]] = {
     ),
 }
 ROUND_ENDS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-ROW = 20  # pixels per token: the least at which labels of 12 px cannot touch
+ROW, TIGHT_ROW = 20, 18  # pixels per token; labels of 12 px cannot touch
 NARROW = 640  # pixels: windows up to this width show the panels one below the other
-TALL = 24  # tokens; a taller panel names its layers above too
+TALL = 24  # tokens; a taller panel has tighter rows and names its layers above too
 LABEL_LIMIT = 130  # pixels; a longer token label is cut off with an ellipsis
+AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
+    "autosize": {"type": "fit-x", "contains": "padding"},
+    "padding": {"left": 0, "right": 2, "top": 2, "bottom": 2},
+}
 MARKS = "rgba(128, 128, 128, 0.75)"  # hatching and frames: visible on white and on black
 
 
@@ -96,10 +100,7 @@ def heatmap(
         ValueError: the frame holds no site of this kind.
     """
     panel = _panel(frame, kind, end=end, unit=unit, labels=labels, theme=theme, title=title)
-    return panel.properties(
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        padding={"left": 0, "right": 2, "top": 2, "bottom": 2},
-    )
+    return panel.properties(**AS_WIDE_AS_ITS_PLACE)
 
 
 def _panel(
@@ -119,7 +120,7 @@ def _panel(
             f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
         )
     token_labels = _labels(frame)
-    layer_axis = {
+    layer_axis: dict[str, Any] = {
         "title": "layer",
         "titlePadding": 2,
         "titleFontSize": 11,
@@ -138,7 +139,8 @@ def _panel(
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         " : 'needs two samples'"
     )
-    effects = base.mark_rect(aria=False).encode(
+    # A little wider than its column, so that no line of background shows between two cells.
+    effects = base.mark_rect(aria=False, width={"band": 1.04}).encode(
         x,
         y,
         color=alt.Color("effect:Q").scale(_scale(end, theme)).legend(None),
@@ -161,18 +163,18 @@ def _panel(
     if tall:
         # The layers stay in sight at the top of the panel too.
         above = alt.X("layer:O").axis(orient="top", **{**layer_axis, "title": None})
-        drawn.append(base.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
-    chart = alt.layer(*drawn).properties(
-        height=alt.Step(ROW),
+        first_row = base.transform_filter("datum.position == 0")
+        drawn.append(first_row.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
+    chart = alt.LayerChart(
+        layer=drawn,
+        height=(TIGHT_ROW if tall else ROW) * len(token_labels),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
         description=f"{KINDS.get(kind, kind)}: effect in {unit}, tokens down, layers across",
     )
     if tall:
-        chart = chart.resolve_axis(x="independent")
+        chart.resolve = alt.Resolve(axis=alt.AxisResolveMap(x="independent"))
     if title:
-        chart = chart.properties(
-            title=alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=6)
-        )
+        chart.title = alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=6)
     return chart
 
 
@@ -189,7 +191,7 @@ def scale_bar(
         alt.GradientStop(offset=i / (len(RAMP[theme]) - 1), color=color)
         for i, color in enumerate(RAMP[theme])
     ]
-    strip = (
+    strip: alt.Chart = (
         alt.Chart(alt.InlineData([{"from": -end, "to": end}]), height=10)
         .mark_rect(
             tooltip=None,
@@ -218,12 +220,9 @@ def scale_bar(
             description=f"Colour scale from {-end:g} to {end:g} {unit}",
         )
     )
-    if width:
-        return strip.properties(width=width)
-    return strip.properties(
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        padding={"left": 0, "right": 2, "top": 2, "bottom": 2},
-    )
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
+    strip = strip.properties(**place)
+    return strip
 
 
 def trace_heatmaps(
@@ -242,13 +241,15 @@ def trace_heatmaps(
             like that of `TraceResult.frame()`.
         panel_width: pixels.
     """
-    if not hasattr(trace, "columns"):
+    import pandas as pd
+
+    if isinstance(trace, pd.DataFrame):
+        frame = trace
+    else:
+        frame = trace.frame()
         unit = unit or unit_of(trace)
         title = f"\u201c{trace.prompt.tweet}\u201d" if title is None else title
         caption = caption_of(trace) if caption is None else caption
-        frame = trace.frame()
-    else:
-        frame = trace
     unit = unit or "proxy"
     end = scale_end(frame)
     kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
@@ -266,7 +267,7 @@ def trace_heatmaps(
     ]
     ink, faint = ("#1c2128", "#57606a") if theme == "light" else ("#e6e8eb", "#9aa4af")
     figure_width = panel_width * len(kinds) + 110
-    figure = alt.vconcat(
+    figure: alt.VConcatChart = alt.vconcat(
         alt.hconcat(*panels, spacing=18),
         scale_bar(end, unit, theme=theme, width=280),
         spacing=16,
@@ -285,15 +286,13 @@ def trace_heatmaps(
                 subtitleColor=faint,
             )
         )
-    font = "Helvetica, Arial, 'Liberation Sans', sans-serif"
-    return (
-        figure.configure(font=font)
-        .configure_axis(
-            labelColor=ink, titleColor=faint, titleFontWeight="normal", titleFontSize=11
-        )
+    figure = (
+        figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
+        .configure_axis(labelColor=ink, titleColor=faint)
         .configure_title(color=ink, fontWeight=600)
         .configure_view(stroke=None)
     )
+    return figure
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from core.jobs import Job, Progress, Queue, Step, Work
 from core.models import REGISTRY, Model, availability, default_model, load_model, model_folder
 from core.probes import FEATURES, Features, Probe, kept_probes, probe_for
 from core.prompts import build_prompt
-from core.trace import TraceSettings, trace_progressively
+from core.trace import TraceResult, TraceSettings, trace_progressively
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,12 @@ def example_tweets() -> dict[str, str]:
     )
 
 
+def drawing(name: str) -> str:
+    """An SVG of the assets in the colour of the page's text."""
+    ink = "#e6e8eb" if theme() == "dark" else "#1c2128"
+    return (ASSETS / f"{name}.svg").read_text(encoding="utf-8").replace("currentColor", ink)
+
+
 # --- background work -----------------------------------------------------------------------------
 
 
@@ -95,8 +101,8 @@ def follow(current: Job, shown: Progress) -> None:
             st.rerun()
         if now.active:
             st.progress(now.fraction, text=status_line(now))
-        else:
-            st.caption(status_line(now))
+        elif line := status_line(now):
+            st.caption(line)
 
     st.fragment(look, run_every=POLL if shown.active else None)()
 
@@ -115,7 +121,7 @@ def status_line(progress: Progress) -> str:
         until = "" if left is None else f", about {_duration(left)} left"
         return f"{progress.note or 'Starting'}{until}"
     took = _duration(progress.seconds)
-    return {"done": f"Done in {took}", "stopped": f"Stopped after {took}", "failed": "Not done"}[
+    return {"done": f"Done in {took}", "stopped": f"Stopped after {took}", "failed": ""}[
         progress.state
     ]
 
@@ -151,6 +157,11 @@ def heading(title: str, sentence: str) -> None:
     st.markdown(f":gray[{sentence}]")
 
 
+def coming() -> None:
+    """Say that a page is not built yet."""
+    st.caption("This page is not built yet.")
+
+
 def model_choice() -> str:
     """The model dropdown; says what each model costs, and why the first one was taken."""
     default, reason = default_model()
@@ -170,10 +181,11 @@ def model_choice() -> str:
 
 def probe_choice(name: str) -> Features:
     """Which features the probe reads, and how good the kept probe of this model is."""
+    options: list[Features] = ["logit_pair", "probabilities"]
     chosen: Features = st.selectbox(
         "Probe reads",
-        list(FEATURES),
-        format_func=lambda features: FEATURES[features],
+        options,
+        format_func=FEATURES.__getitem__,
         key="features",
         persist_state="session",
         help="The probe turns the model's next-word probabilities into a sentiment. "
@@ -185,11 +197,105 @@ def probe_choice(name: str) -> Features:
     else:
         report = probe.report
         st.caption(
-            f"Right on {report.accuracy:.1%} of {report.n:,} tweets "
-            f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}); "
-            f"always guessing positive: {report.majority:.1%}."
+            f"Trained on {report.n:,} tweets: {report.accuracy:.1%} right "
+            f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
+            f"majority {report.majority:.1%}."
         )
     return chosen
+
+
+def settings_choice(name: str, text: str) -> TraceSettings:
+    """What a trace does, folded away behind the paper's defaults."""
+    with st.expander("Settings", key="settings"):
+        first, second = st.columns(2)
+        corrupt = first.selectbox(
+            "Corrupt",
+            ["The whole tweet", "One word"],
+            key="corrupt",
+            persist_state="session",
+            help="Noise is added here, and the trace looks for the states that undo it.",
+        )
+        with second:
+            span = _word_choice(name, text) if corrupt == "One word" else "tweet"
+        noise_scale = first.slider(
+            "Noise, in standard deviations",
+            0.5,
+            6.0,
+            3.0,
+            0.5,
+            format="%.1f",
+            key="noise",
+            persist_state="session",
+            help="Of the embeddings of the data set's tokens; the paper uses 3.",
+        )
+        samples = second.slider(
+            "Noise samples",
+            1,
+            50,
+            10,
+            key="samples",
+            persist_state="session",
+            help="More samples give a sharper picture and take longer; Stop keeps what is there.",
+        )
+        window = first.number_input(
+            "Window, in layers",
+            1,
+            48,
+            None,
+            key="window",
+            persist_state="session",
+            placeholder="scaled with the model's depth",
+            help="MLP and attention are restored over this many layers; the paper uses 10 of 48.",
+        )
+        seed = second.number_input(
+            "Seed",
+            0,
+            2**31 - 1,
+            0,
+            key="seed",
+            persist_state="session",
+            help="The same seed draws the same noise.",
+        )
+    return TraceSettings(
+        samples=samples, noise_scale=noise_scale, seed=seed, window=window, corrupt=span
+    )
+
+
+def _word_choice(name: str, text: str) -> str:
+    """Which word to corrupt; the model has to be there to say what its words are."""
+    try:
+        with st.spinner("Reading the tweet as the model does"):
+            words = build_prompt(model(name), text).words
+    except ValueError as mistake:
+        st.caption(plain(str(mistake)))
+        return "tweet"
+    chosen = st.selectbox(
+        "Word",
+        [index for index, word in enumerate(words) if word.in_tweet and word.tokens],
+        format_func=lambda index: words[index].text,
+        key=f"word:{text}",
+        help="All tokens of this word are corrupted, and no others.",
+    )
+    return f"word:{chosen}"
+
+
+def heatmaps(result: TraceResult, frame: pd.DataFrame, end: float) -> None:
+    """A panel for each kind of site, side by side; one below the other on a narrow screen."""
+    kinds = result.settings.kinds
+    # The leftmost panel has the token labels beside it, and room for them: where the page is
+    # 1440 pixels wide, a panel is about 375.
+    widths = [1 + figures.label_width(frame) / 375] + [1.0] * (len(kinds) - 1)
+    for i, (kind, column) in enumerate(zip(kinds, st.columns(widths), strict=True)):
+        chart = figures.heatmap(
+            frame,
+            kind,
+            end=end,
+            unit=figures.unit_of(result),
+            labels="narrow" if i else "always",
+            theme=theme(),
+            title=figures.KINDS[kind],
+        )
+        column.altair_chart(chart, key=f"heatmap:{kind}")
 
 
 def kept_probe(name: str, features: Features) -> Probe | None:

@@ -2,4 +2,7 @@
 
 from core import session
 
-session.heading("Average", "The trace of a whole data set: average effects with their intervals, and sweeps over settings.")
+session.heading(
+    "Average", "The trace of a whole data set: average effects, their intervals, and sweeps."
+)
+session.coming()

@@ -2,4 +2,5 @@
 
 from core import session
 
-session.heading("Compare", "Two or more models side by side on the same tweets, each with its untrained twin.")
+session.heading("Compare", "Models side by side on the same tweets, each with its untrained twin.")
+session.coming()

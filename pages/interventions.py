@@ -2,4 +2,7 @@
 
 from core import session
 
-session.heading("Interventions", "Edit, steer and ablate the sites that a trace found, to see whether the location matters.")
+session.heading(
+    "Interventions", "Edit, steer and ablate the sites of a trace: does the location matter?"
+)
+session.coming()

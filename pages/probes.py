@@ -2,4 +2,7 @@
 
 from core import session
 
-session.heading("Probes", "Train a probe on labelled tweets, see how far it can be trusted, and keep it.")
+session.heading(
+    "Probes", "Train a probe on labelled tweets, see how far it can be trusted, and keep it."
+)
+session.coming()
