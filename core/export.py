@@ -7,8 +7,9 @@ carries its own copy of the drawing library and opens anywhere.
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core import cache
 
@@ -45,8 +46,22 @@ def figure_bytes(chart: alt.TopLevelMixin, form: str) -> bytes:
     if form == "pdf":
         return bytes(vl_convert.vegalite_to_pdf(spec))
     if form == "html":
-        return str(vl_convert.vegalite_to_html(spec, bundle=True)).encode()
+        return _page(spec).encode()
     return json.dumps(spec, indent=1).encode()
+
+
+def _page(spec: dict[str, Any]) -> str:
+    """An HTML page that draws the specification, in which no text of a tweet can be markup.
+
+    vl-convert writes the specification into a script as it is, where a tweet with "</script>" in it
+    would end that script. Every "<" is written as JavaScript's escape instead.
+    """
+    import vl_convert
+
+    mark = f"less-than-{secrets.token_hex(8)}-"
+    marked = json.loads(json.dumps(spec).replace("<", mark))
+    page = str(vl_convert.vegalite_to_html(marked, bundle=True))
+    return page.replace(mark, "\\u003c")
 
 
 def export_figure(chart: alt.TopLevelMixin, path: str | Path) -> Path:
