@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from core.models import load_model as load_model
     from core.probes import Probe as Probe
     from core.probes import train_probe as train_probe
-    from core.trace import TraceResult as TraceResult
-    from core.trace import TraceSettings as TraceSettings
+    from core.results import TraceResult as TraceResult
+    from core.results import TraceSettings as TraceSettings
     from core.trace import trace as trace
     from core.trace import trace_progressively as trace_progressively
 
@@ -23,8 +23,8 @@ _HOME = {
     "load_dataset": "core.datasets",
     "train_probe": "core.probes",
     "Probe": "core.probes",
-    "TraceSettings": "core.trace",
-    "TraceResult": "core.trace",
+    "TraceSettings": "core.results",
+    "TraceResult": "core.results",
     "trace": "core.trace",
     "trace_progressively": "core.trace",
     "export_figure": "core.export",

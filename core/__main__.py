@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from core.models import Model
     from core.probes import Features, Probe
+    from core.results import Proxy, TraceResult
     from core.runs import Kind
-    from core.trace import Proxy, TraceResult
 
 DEFAULT_DATA = "vader-tweets"
 TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
@@ -346,7 +346,8 @@ def trace(
     from core.models import load_model
     from core.probes import Probe, probe_for
     from core.prompts import build_prompt, resolve_span
-    from core.trace import TraceSettings, trace_progressively
+    from core.results import TraceSettings
+    from core.trace import trace_progressively
 
     settings = TraceSettings(
         kinds=cast("tuple[Kind, ...]", tuple(part.strip() for part in kinds.split(","))),
@@ -380,7 +381,7 @@ def trace(
     if untrained:
         model = load_model(name or _default_name(), device=device, dtype=dtype, untrained=True)
     with _bar(f"Tracing {len(prompt)} tokens x {model.layers} layers", progress) as show:
-        for partial in trace_progressively(model, given, text, settings, progress=show):
+        for partial in trace_progressively(model, given, text, settings, keep=True, progress=show):
             result = partial
     for out in outs:
         _write(result, out)
@@ -425,7 +426,7 @@ def _check_given(
 
 def _print_trace(result: TraceResult) -> None:
     from core import figures
-    from core.trace import PROXIES
+    from core.results import PROXIES
 
     report = result.probe.report
     click.echo(f"Prompt      {_one_line(result.prompt.text)}")

@@ -24,7 +24,7 @@ import altair as alt
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.trace import TraceResult
+    from core.results import TraceResult
 
 Theme = Literal["light", "dark"]
 Labels = Literal["always", "narrow", "never"]
@@ -51,6 +51,7 @@ RAMP: dict[Theme, tuple[str, ...]] = {
 }
 ROUND_ENDS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 ROW, TIGHT_ROW = 20, 18  # pixels per token; labels of 12 px cannot touch
+NOTHING = 1e-12  # a largest effect below this is rounding, and gets no scale of its own
 NARROW = 640  # pixels: windows up to this width show the panels one below the other
 TALL = 24  # tokens; a taller panel has tighter rows and names its layers above too
 LABEL_LIMIT = 130  # pixels; a longer token label is cut off with an ellipsis
@@ -64,7 +65,7 @@ MARKS = "rgba(128, 128, 128, 0.75)"  # hatching and frames: visible on white and
 def scale_end(frame: pd.DataFrame) -> float:
     """Where a shared colour scale ends: the largest effect of either sign, rounded up."""
     largest = float(frame["effect"].abs().max()) if len(frame) else 0.0
-    if not math.isfinite(largest) or largest == 0:
+    if not math.isfinite(largest) or largest < NOTHING:
         return 1.0
     power = 10.0 ** math.floor(math.log10(largest))
     step = next((end for end in ROUND_ENDS if largest / power <= end + 1e-9), 10.0)
@@ -300,7 +301,7 @@ def trace_heatmaps(
 
 def unit_of(result: TraceResult) -> str:
     """What the effects of a result are measured in."""
-    from core.trace import PROXIES
+    from core.results import PROXIES
 
     return PROXIES[result.settings.proxy]
 

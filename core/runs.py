@@ -15,12 +15,13 @@ climbs the layers once: a row joins the batch at the layer where its cell begins
 every block runs on the positions t, t + 1, ... alone, against the corrupted keys and values of the
 positions before t. Rows of all kinds and layers share one matrix product.
 
-Three more savings change no number:
+Further savings change no number:
 
 - the state that enters at a window's first layer is made for all positions at once, because a
   changed contribution at t cannot reach another position inside the same block;
 - windows that are cut at the first layer begin alike: they share one row until they part;
-- at the last layer only the last position is computed.
+- at the last layer only the last position is computed;
+- how many samples and rows share a product is chosen from a memory budget (`Batches`).
 
 Shapes: S samples, L layers, T positions, D width; axes are (sample, layer, position) in results.
 """
@@ -28,7 +29,7 @@ Shapes: S samples, L layers, T positions, D width; axes are (sample, layer, posi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -36,15 +37,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.models import BlockOutput, Contribution, Edit, Model
+from core.models import Contribution, Edit, Model
 
 Kind = Literal["hidden", "mlp", "attn"]
 KINDS: tuple[Kind, ...] = ("hidden", "mlp", "attn")
 Array = NDArray[np.float64]
 
-TOKENS_PER_CALL = 2048
-"""A block is called on at most this many states at once: enough to fill the processor, and the
-MLP's inner states stay small (105 MB for GPT-2 XL in float32)."""
+TOKENS_PER_CALL = {"cpu": 2048, "cuda": 2**17, "mps": 2**14}
+"""A block is called on at most this many states: more fills the device no better. (Shrunk where the
+memory budget asks for it.)"""
+
+TOKENS_PER_PASS = {"cpu": 1024, "cuda": 2**16, "mps": 2**13}
+"""Samples share a pass until a block is called on about this many states."""
 
 CHECK_TOLERANCE = {
     torch.float64: 1e-8,
@@ -61,12 +65,35 @@ class EngineError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Readout:
+    """What is read of every run, in this order of columns.
+
+    First log P of some next tokens; then, for a probe of states, its log-odds: the product of the
+    last position's residual stream after block `layer` with `weight`, plus `bias`.
+    """
+
+    words: tuple[int, ...]
+    layer: int | None = None
+    weight: Array | None = None  # (D,)
+    bias: float = 0.0
+
+    def read(self, model: Model, last: Tensor, states: Tensor | None) -> Tensor:
+        """Columns (..., C) from states (..., D) after the last block and after block `layer`."""
+        log_probs = model.log_probs(last, self.words)
+        if self.layer is None or states is None:
+            return log_probs
+        weight = torch.from_numpy(self.weight).to(states.device)
+        odds = (states.double() @ weight + self.bias)[..., None]
+        return torch.cat([log_probs, odds.to(log_probs.dtype)], dim=-1)
+
+
+@dataclass(frozen=True)
 class CleanRun:
     """States of the clean prompt."""
 
     states: Tensor  # (L + 1, T, D): [0] enters the first block, [l + 1] leaves block l
     contributions: dict[Contribution, Tensor]  # each (L, T, D)
-    log_probs: Tensor  # (words,) at the last position
+    read: Tensor  # (C,) the columns of the readout
 
 
 @dataclass(frozen=True)
@@ -78,7 +105,7 @@ class CorruptedRun:
     values: list[Tensor]
     # State after block l at position t when that block's clean contribution is put back there.
     entering: dict[Contribution, Tensor]  # each (L, S, T, D)
-    log_probs: Tensor  # (S, words)
+    read: Tensor  # (S, C)
 
 
 def window_layers(layer: int, window: int, layers: int) -> range:
@@ -87,12 +114,12 @@ def window_layers(layer: int, window: int, layers: int) -> range:
 
 
 @torch.inference_mode()
-def run_clean(model: Model, embeddings: Tensor, words: Sequence[int]) -> CleanRun:
+def run_clean(model: Model, embeddings: Tensor, readout: Readout) -> CleanRun:
     """Run the prompt as it is.
 
     Args:
         embeddings: (T, D), the prompt's input embeddings.
-        words: token ids whose log-probability is read at the last position.
+        readout: what is read at the last position.
     """
     states = [model.enter(embeddings)[None]]
     contributions: dict[Contribution, list[Tensor]] = {"attn": [], "mlp": []}
@@ -104,7 +131,7 @@ def run_clean(model: Model, embeddings: Tensor, words: Sequence[int]) -> CleanRu
     return CleanRun(
         states=torch.cat(states),
         contributions={kind: torch.cat(kept) for kind, kept in contributions.items()},
-        log_probs=model.log_probs(states[-1][0, -1], words),
+        read=readout.read(model, states[-1][0, -1], _after(readout, states, 0)),
     )
 
 
@@ -112,7 +139,7 @@ def run_clean(model: Model, embeddings: Tensor, words: Sequence[int]) -> CleanRu
 def run_corrupted(
     model: Model,
     embeddings: Tensor,
-    words: Sequence[int],
+    readout: Readout,
     clean: CleanRun,
     kinds: Sequence[Kind] = KINDS,
 ) -> CorruptedRun:
@@ -120,7 +147,7 @@ def run_corrupted(
 
     Args:
         embeddings: (S, T, D), the corrupted input embeddings, one per sample.
-        words: token ids whose log-probability is read at the last position.
+        readout: what is read at the last position.
         clean: the clean run of the same prompt.
         kinds: the kinds of site that will be restored.
     """
@@ -149,8 +176,16 @@ def run_corrupted(
         keys=keys,
         values=values,
         entering={kind: torch.stack(kept) for kind, kept in entering.items()},
-        log_probs=model.log_probs(states[-1][:, -1], words),
+        read=readout.read(model, states[-1][:, -1], _after(readout, states)),
     )
+
+
+def _after(readout: Readout, states: list[Tensor], sample: int | None = None) -> Tensor | None:
+    """The last position's state that a probe of states reads: (S, D), or (D,) of one sample."""
+    if readout.layer is None:
+        return None
+    found = states[readout.layer + 1][:, -1]
+    return found if sample is None else found[sample]
 
 
 def _put_back_everywhere(part: int, parts: int, clean: Tensor) -> Edit:
@@ -201,10 +236,56 @@ def _plan(kinds: Sequence[Kind], layers: int, window: int) -> list[_Row]:
 
 
 @dataclass(frozen=True)
-class Restored:
-    """log P of the words in every restored run."""
+class Batches:
+    """How much is computed at once."""
 
-    log_probs: dict[Kind, Array] = field(repr=False)  # each (S, L, T, words)
+    samples: int  # noise samples of one pass
+    tokens: int  # states of one call of a block
+    bytes: int  # that one call of a block may need
+
+    @classmethod
+    def within(
+        cls,
+        model: Model,
+        positions: int,
+        *,
+        kinds: Sequence[Kind] = KINDS,
+        window: int = 1,
+        samples: int = 1,
+        budget: int,
+    ) -> Batches:
+        """The batches that fill the device and stay within `budget` bytes beyond the weights.
+
+        Half of the budget is for the states that a pass keeps, half for what a call makes.
+        """
+        plan = _plan(kinds, model.layers, window)
+        stream = positions * model.width * model.dtype.itemsize  # bytes of one (T, D)
+        kept = model.layers * (stream + positions * model.bytes_per_key_and_value)
+        kept += (len(kinds) * model.layers + len(plan)) * stream
+        climbing = sum(model.layers - 1 - row.enters for row in plan) / model.layers
+        filled = TOKENS_PER_PASS[model.device.type] / max(1.0, climbing * positions / 2)
+        fits = (budget / 2 - 3 * model.layers * stream) / kept
+        return cls(
+            samples=int(max(1, min(samples, filled, fits))),
+            tokens=TOKENS_PER_CALL[model.device.type],
+            bytes=budget // 2,
+        )
+
+    def rows(self, model: Model, samples: int, count: int, positions: int) -> int:
+        """Rows of `samples` samples that one call may hold, on `count` of `positions` positions."""
+        row = count * model.bytes_per_state + positions * 3 * model.bytes_per_key_and_value
+        return int(max(1, min(self.tokens // (samples * count), self.bytes // (samples * row))))
+
+    def halved(self, rows: int, samples: int, count: int) -> Batches:
+        """Half as many as `rows` rows, after the device ran out of memory."""
+        return replace(self, tokens=max(1, rows // 2) * samples * count)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is read of every restored run."""
+
+    read: dict[Kind, Array] = field(repr=False)  # each (S, L, T, C)
     worst_check: float  # largest deviation of the self-check, in log-probability
 
 
@@ -213,49 +294,57 @@ def restore(
     model: Model,
     clean: CleanRun,
     corrupted: CorruptedRun,
-    words: Sequence[int],
+    readout: Readout,
     *,
     kinds: Sequence[Kind] = KINDS,
     window: int = 1,
     first: int = 0,
+    batches: Batches | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Restored:
     """Restore every site in turn.
 
     Args:
         clean, corrupted: runs of the same prompt.
-        words: token ids whose log-probability is read at the last position.
+        readout: what is read at the last position; the same as for the two runs.
         kinds: which kinds of site.
         window: layers over which `mlp` and `attn` are put back, centred on the cell's layer.
         first: the first corrupted position. Cells before it equal the corrupted run.
+        batches: how much is computed at once; by default without a limit on memory.
         progress: called with the share of the work done, after each position. An exception that
             it raises ends the work.
 
     Raises:
         EngineError: restoring everything misses the clean run, or nothing the corrupted run.
+        torch.OutOfMemoryError: one row of all samples does not fit the device.
     """
     positions = clean.states.shape[1]
     samples = corrupted.states.shape[1]
+    climber = _Climber(
+        model,
+        clean,
+        corrupted,
+        readout,
+        batches or Batches(samples, TOKENS_PER_CALL[model.device.type], 2**62),
+    )
     plan = _plan(kinds, model.layers, window)
     check = [_Row("nothing", 0, enters=-1), _Row("everything", 0, enters=-1)]
     result: dict[Kind, Tensor] = {
-        kind: corrupted.log_probs[:, None, None]
-        .expand(samples, model.layers, positions, len(words))
-        .clone()
-        for kind in kinds
+        kind: corrupted.read[:, None, None].repeat(1, model.layers, positions, 1) for kind in kinds
     }
-    worst = torch.zeros((), device=model.device, dtype=corrupted.log_probs.dtype)
+    words = len(readout.words)
+    worst = torch.zeros((), device=model.device, dtype=corrupted.read.dtype)
     left = sum(range(1, positions - first + 1))
     done = 0
     for t in range(first, positions):
         rows = _shifted(check, plan) if t == first else plan
-        read = _climb(model, clean, corrupted, words, rows, t)  # (rows, S, words)
-        for index, row in enumerate(rows):
-            if row.kind == "nothing":
-                worst = torch.maximum(worst, (read[index] - corrupted.log_probs).abs().max())
-            elif row.kind == "everything":
-                worst = torch.maximum(worst, (read[index] - clean.log_probs).abs().max())
-            elif index < len(read):
+        read = climber.climb(rows, t)  # (rows, S, C)
+        for index, row in enumerate(rows[: len(read)]):
+            if row.kind == "nothing" or row.kind == "everything":
+                expected = corrupted.read if row.kind == "nothing" else clean.read
+                missed = (read[index] - expected)[..., :words].abs().max()
+                worst = torch.maximum(worst, missed)
+            else:
                 result[row.kind][:, row.layer, t] = read[index]
         done += positions - t
         if progress is not None:
@@ -269,108 +358,137 @@ def restore(
             f"{CHECK_TOLERANCE[model.dtype]:.2g} for {model.dtype}; its numbers are not shown."
         )
     return Restored(
-        log_probs={kind: values.double().cpu().numpy() for kind, values in result.items()},
+        read={kind: values.double().cpu().numpy() for kind, values in result.items()},
         worst_check=deviation,
     )
 
 
 def _shifted(before: list[_Row], plan: list[_Row]) -> list[_Row]:
     moved = [
-        row
-        if row.parent is None
-        else _Row(row.kind, row.layer, row.enters, row.until, row.parent + len(before))
-        for row in plan
+        row if row.parent is None else replace(row, parent=row.parent + len(before)) for row in plan
     ]
     return before + moved
 
 
-def _climb(
-    model: Model,
-    clean: CleanRun,
-    corrupted: CorruptedRun,
-    words: Sequence[int],
-    rows: list[_Row],
-    t: int,
-) -> Tensor:
-    """Read-out (rows, S, words) of the cells of position t.
+class _Climber:
+    """Carries the rows of one position through the layers; `batches` shrink when memory ends."""
 
-    Rows that join after the last block are left out before the last position, where nothing reads
-    them: their read-out is that of the corrupted run.
-    """
-    last_layer = model.layers - 1
-    _, samples, positions, width = corrupted.states.shape
-    count = positions - t
-    at_last = count == 1
-    rows = [row for row in rows if at_last or row.enters < last_layer or row.parent is not None]
-    states = clean.states.new_empty(len(rows), samples, count, width)
-    active = 0
-    for layer in range(-1, model.layers):
-        if active:
-            _advance(model, clean, corrupted, rows, states, active, layer, t)
-        while active < len(rows) and rows[active].enters == layer:
-            _join(states, active, rows[active], clean, corrupted, t)
-            active += 1
-    return model.log_probs(states[:, :, -1], words)
+    def __init__(
+        self,
+        model: Model,
+        clean: CleanRun,
+        corrupted: CorruptedRun,
+        readout: Readout,
+        batches: Batches,
+    ) -> None:
+        self.model = model
+        self.layers = model.layers
+        self.clean = clean
+        self.corrupted = corrupted
+        self.readout = readout
+        self.batches = batches
+
+    def climb(self, rows: list[_Row], t: int) -> Tensor:
+        """Columns (rows, S, C) read from the cells of position t.
+
+        Before the last position, rows that join after the last block are left out at the end:
+        nothing reads them, and they equal the corrupted run.
+        """
+        last_layer = self.layers - 1
+        _, samples, positions, width = self.corrupted.states.shape
+        count = positions - t
+        if count > 1:
+            rows = [row for row in rows if row.enters < last_layer or row.parent is not None]
+        states = self.clean.states.new_empty(len(rows), samples, count, width)
+        put_back = self._put_back_masks(rows)
+        heard: Tensor | None = None  # what a probe of states reads: (rows, S, D)
+        active = 0
+        for layer in range(-1, self.layers):
+            if active:
+                self._advance(states[:active], put_back, layer, t)
+            while active < len(rows) and rows[active].enters == layer:
+                self._join(states, active, rows[active], t)
+                active += 1
+            if layer == self.readout.layer:
+                # A row that joins later differs only above this layer.
+                heard = self.corrupted.states[layer + 1, :, -1].repeat(len(rows), 1, 1)
+                heard[:active] = states[:active, :, -1]
+        return self.readout.read(self.model, states[:, :, -1], heard)
+
+    def _put_back_masks(self, rows: list[_Row]) -> dict[Contribution, Tensor]:
+        """Where a contribution is put back, (layers, rows) for each kind of contribution."""
+        masks: dict[Contribution, Tensor] = {}
+        layers = np.arange(self.layers)[:, None]
+        for kind in self.corrupted.entering:
+            chosen = np.array([row.kind == kind for row in rows], dtype=bool)
+            enters = np.array([row.enters for row in rows], dtype=int)
+            until = np.array([row.until for row in rows], dtype=int)
+            mask = chosen & (enters < layers) & (layers < until)
+            masks[kind] = torch.from_numpy(mask).to(self.model.device)
+        return masks
+
+    def _join(self, states: Tensor, index: int, row: _Row, t: int) -> None:
+        """Set a row's state, (S, positions from t, D), after the block at which it enters."""
+        if row.parent is not None:
+            states[index] = states[row.parent]
+            return
+        if row.kind == "everything":
+            states[index] = self.clean.states[0, t:]
+            return
+        states[index] = self.corrupted.states[row.enters + 1, :, t:]
+        if row.kind == "hidden":
+            states[index, :, 0] = self.clean.states[row.enters + 1, t]
+        elif row.kind != "nothing":
+            states[index, :, 0] = self.corrupted.entering[row.kind][row.enters, :, t]
+
+    def _advance(
+        self, states: Tensor, put_back: dict[Contribution, Tensor], layer: int, t: int
+    ) -> None:
+        """Run one block on the rows that are under way, in place, a few rows at a time."""
+        active, samples, count, _ = states.shape
+        start = 0
+        while start < active:
+            step = self.batches.rows(self.model, samples, count, t + count)
+            part = slice(start, min(start + step, active))
+            try:
+                self._advance_part(states[part], put_back, part, layer, t)
+            except torch.OutOfMemoryError:
+                rows = part.stop - part.start
+                if rows == 1:
+                    raise
+                self.batches = self.batches.halved(rows, samples, count)
+                continue  # the rows are as they were: a part changes only when it is done
+            start = part.stop
+
+    def _advance_part(
+        self,
+        states: Tensor,
+        put_back: dict[Contribution, Tensor],
+        part: slice,
+        layer: int,
+        t: int,
+    ) -> None:
+        rows, samples, count, width = states.shape
+        batch = states.view(-1, count, width)  # (rows * S, positions from t, D)
+        keys = self.corrupted.keys[layer][:, :, :t] if t else None
+        values = self.corrupted.values[layer][:, :, :t] if t else None
+        if layer == self.layers - 1 and count > 1:
+            last = self.model.block_at_last(layer, batch, start=t, keys=keys, values=values)
+            states[:, :, -1:] = last.view(rows, samples, 1, width)
+            return
+        edits: dict[Contribution, Edit] = {
+            kind: _put_back(mask[layer, part], samples, self.clean.contributions[kind][layer, t])
+            for kind, mask in put_back.items()
+        }
+        output = self.model.block(layer, batch, start=t, keys=keys, values=values, edits=edits)
+        states.copy_(output.states.view_as(states))
 
 
-def _join(
-    states: Tensor, index: int, row: _Row, clean: CleanRun, corrupted: CorruptedRun, t: int
-) -> None:
-    """Set the state of a row, (S, positions from t, D), after the block at which it enters."""
-    if row.parent is not None:
-        states[index] = states[row.parent]
-        return
-    if row.kind == "everything":
-        states[index] = clean.states[0, t:]
-        return
-    states[index] = corrupted.states[row.enters + 1, :, t:]
-    if row.kind == "hidden":
-        states[index, :, 0] = clean.states[row.enters + 1, t]
-    elif row.kind != "nothing":
-        states[index, :, 0] = corrupted.entering[row.kind][row.enters, :, t]
-
-
-def _advance(
-    model: Model,
-    clean: CleanRun,
-    corrupted: CorruptedRun,
-    rows: list[_Row],
-    states: Tensor,
-    active: int,
-    layer: int,
-    t: int,
-) -> None:
-    """Run one block on the rows that are under way, in place, a few rows at a time."""
-    _, samples, count, width = states.shape
-    keys = corrupted.keys[layer][:, :, :t] if t else None
-    values = corrupted.values[layer][:, :, :t] if t else None
-    step = max(1, TOKENS_PER_CALL // (samples * count))
-    for start in range(0, active, step):
-        part = states[start : min(start + step, active)]
-        batch = part.view(-1, count, width)  # (rows * S, positions from t, D)
-        if layer == model.layers - 1 and count > 1:
-            read = model.block_at_last(layer, batch, start=t, keys=keys, values=values)
-            part[:, :, -1:] = read.view(len(part), samples, 1, width)
-            continue
-        edits: dict[Contribution, Edit] = {}
-        for kind in clean.contributions:
-            chosen = [
-                index
-                for index, row in enumerate(rows[start : start + len(part)])
-                if row.kind == kind and row.enters < layer < row.until
-            ]
-            if chosen:
-                edits[kind] = _put_back(chosen, samples, clean.contributions[kind][layer, t])
-        output: BlockOutput = model.block(
-            layer, batch, start=t, keys=keys, values=values, edits=edits
-        )
-        part.copy_(output.states.view_as(part))
-
-
-def _put_back(rows: list[int], samples: int, clean: Tensor) -> Edit:
+def _put_back(chosen: Tensor, samples: int, clean: Tensor) -> Edit:
     def edit(contribution: Tensor) -> Tensor:
-        # contribution: (rows * S, positions from t, D), clean: (D,)
-        contribution.view(-1, samples, *contribution.shape[1:])[rows, :, 0] = clean
+        # contribution: (rows * S, positions from t, D), chosen: (rows,), clean: (D,)
+        own = contribution.view(-1, samples, *contribution.shape[1:])[:, :, 0]
+        own.copy_(torch.where(chosen[:, None, None], clean, own))
         return contribution
 
     return edit

@@ -18,7 +18,8 @@ from core.jobs import Job, Progress, Queue, Step, Work
 from core.models import REGISTRY, Model, availability, default_model, load_model, model_folder
 from core.probes import FEATURES, Features, Probe, kept_probes, probe_for
 from core.prompts import build_prompt
-from core.trace import TraceResult, TraceSettings, trace_progressively
+from core.results import TraceResult, TraceSettings
+from core.trace import trace_progressively
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +143,9 @@ def tracing(name: str, features: Features, text: str, settings: TraceSettings) -
             progress=lambda done, total: job.report(done / total),
         )
         job.report(0.0, "Tracing")
-        for result in trace_progressively(loaded, probe, text, settings, progress=job.report):
+        for result in trace_progressively(
+            loaded, probe, text, settings, keep=True, progress=job.report
+        ):
             yield result.samples_done / result.samples_wanted, result
 
     return work

@@ -4,7 +4,7 @@ import streamlit as st
 
 from core import figures, session
 from core.export import MIME, figure_bytes
-from core.trace import PROXIES, TraceResult
+from core.results import PROXIES, TraceResult
 
 
 def main() -> None:
@@ -85,6 +85,10 @@ def show_result(result: TraceResult) -> None:
         st.subheader(figures.headline(result), anchor=False)
         st.text(f"\u201c{result.prompt.tweet}\u201d")
         st.markdown(figures.effect_line(result))
+        if result.distinguishable is False:
+            st.markdown(
+                ":orange[This effect cannot be told from zero, so the cells below say nothing.]"
+            )
     session.heatmaps(result, frame, end)
     st.caption(session.plain(figures.caption_of(result)))
     with st.container(horizontal=True, gap="small"):

@@ -49,8 +49,13 @@ def record(
     return states, log_probs
 
 
+def restored(*arguments, **options) -> np.ndarray:
+    """log P of the words in every restored run, (L, T, words); see `restored_states`."""
+    return restored_states(*arguments, **options)[0]
+
+
 @torch.no_grad()
-def restored(
+def restored_states(
     model: Model,
     kind: Kind,
     clean: torch.Tensor,
@@ -58,17 +63,21 @@ def restored(
     words: Sequence[int],
     *,
     window: int = 1,
-) -> np.ndarray:
-    """log P of the words in every restored run, (L, T, words).
+    layer: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of every restored run, log P of the words (L, T, words) and one state (L, T, D).
 
     Args:
         clean, corrupted: input embeddings (T, D).
+        layer: the state is that of the last position after this block.
     """
     states, _ = record(model, kind, clean, words)
     modules = _modules(model, kind)
-    result = np.empty((model.layers, len(clean), len(words)))
-    for layer in range(model.layers):
-        layers = [layer] if kind == "hidden" else window_layers(layer, window, model.layers)
+    read_block = _modules(model, "hidden")[layer]
+    log_probs = np.empty((model.layers, len(clean), len(words)))
+    read = np.empty((model.layers, len(clean), model.width))
+    for cell in range(model.layers):
+        layers = [cell] if kind == "hidden" else window_layers(cell, window, model.layers)
         for position in range(len(clean)):
 
             def put_back(source: torch.Tensor, position: int = position):
@@ -79,8 +88,13 @@ def restored(
 
                 return hook
 
+            def keep(_module, _arguments, output, place=(cell, position)):
+                read[place] = _first(output)[0, -1].double().numpy()
+
             with ExitStack() as stack:
                 for covered in layers:
                     _hook(stack, modules[covered], put_back(states[covered]))
-                result[layer, position] = _log_probs(model, corrupted, words).double().numpy()
-    return result
+                _hook(stack, read_block, keep)  # after the state is put back
+                found = _log_probs(model, corrupted, words)
+                log_probs[cell, position] = found.double().numpy()
+    return log_probs, read

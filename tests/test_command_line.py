@@ -26,7 +26,7 @@ from core.__main__ import main
 from core.datasets import dataset_file
 from core.models import REGISTRY, load_model
 from core.probes import Probe, kept_folder
-from core.trace import TraceSettings
+from core.results import TraceSettings
 
 ROOT = Path(core.__file__).parent.parent
 TWEET = "terrible service, bad day"

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from reference import record, restored
+from reference import record, restored, restored_states
 from tiny_models import VARIANTS, make_model
 
 from core import runs
 from core.models import Model
-from core.runs import KINDS, EngineError
+from core.runs import KINDS, Batches, EngineError, Readout
 
 IDS = [5, 80, 41, 200, 7, 33, 120, 64, 9]
 WORDS = [17, 290]
+READOUT = Readout((17, 290))
 SPAN = [2, 3, 5]
 SCALE = {"float32": 1e-4, "float64": 1e-9}
 
@@ -26,10 +27,10 @@ def embeddings(model: Model, samples: int = 2) -> tuple[torch.Tensor, torch.Tens
 
 def run(model: Model, *, kinds=KINDS, window=1, samples=2, **options):
     clean_embeddings, corrupted_embeddings = embeddings(model, samples)
-    clean = runs.run_clean(model, clean_embeddings, WORDS)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, WORDS, clean, kinds)
+    clean = runs.run_clean(model, clean_embeddings, READOUT)
+    corrupted = runs.run_corrupted(model, corrupted_embeddings, READOUT, clean, kinds)
     found = runs.restore(
-        model, clean, corrupted, WORDS, kinds=kinds, window=window, first=min(SPAN), **options
+        model, clean, corrupted, READOUT, kinds=kinds, window=window, first=min(SPAN), **options
     )
     return clean, corrupted, found
 
@@ -45,10 +46,10 @@ def test_every_cell_equals_one_full_forward_pass(variant, dtype):
             expected = restored(
                 model, kind, clean_embeddings, corrupted_embeddings[sample], WORDS, window=3
             )
-            low = corrupted.log_probs[sample].double().numpy()
+            low = corrupted.read[sample].double().numpy()
             scale = np.abs(expected - low).max()
             assert scale > 0.05  # the effects are there, so that equality says something
-            error = np.abs(found.log_probs[kind][sample] - expected).max()
+            error = np.abs(found.read[kind][sample] - expected).max()
             assert error < SCALE[dtype] * scale, kind
 
 
@@ -61,7 +62,7 @@ def test_windows_of_every_width(window):
         expected = restored(
             model, kind, clean_embeddings, corrupted_embeddings[0], WORDS, window=window
         )
-        np.testing.assert_allclose(found.log_probs[kind][0], expected, atol=1e-9)
+        np.testing.assert_allclose(found.read[kind][0], expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -71,7 +72,7 @@ def test_shallow_models(layers):
     _, _, found = run(model, window=2, samples=1)
     for kind in KINDS:
         expected = restored(model, kind, clean_embeddings, corrupted_embeddings[0], WORDS, window=2)
-        np.testing.assert_allclose(found.log_probs[kind][0], expected, atol=1e-9)
+        np.testing.assert_allclose(found.read[kind][0], expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -81,12 +82,12 @@ def test_clean_and_corrupted_runs_equal_the_networks_own(variant):
     clean, corrupted, _ = run(model)
     for kind in KINDS:
         states, log_probs = record(model, kind, clean_embeddings, WORDS)
-        torch.testing.assert_close(clean.log_probs, log_probs)
+        torch.testing.assert_close(clean.read, log_probs)
         own = clean.states[1:] if kind == "hidden" else clean.contributions[kind]
         torch.testing.assert_close(own, torch.stack(states))
     for sample in range(2):
         states, log_probs = record(model, "hidden", corrupted_embeddings[sample], WORDS)
-        torch.testing.assert_close(corrupted.log_probs[sample], log_probs)
+        torch.testing.assert_close(corrupted.read[sample], log_probs)
         torch.testing.assert_close(corrupted.states[1:, sample], torch.stack(states))
 
 
@@ -94,43 +95,76 @@ def test_clean_and_corrupted_runs_equal_the_networks_own(variant):
 def test_cells_that_are_fixed_by_construction(variant):
     model = make_model(variant)
     clean, corrupted, found = run(model)
-    low = corrupted.log_probs.double().numpy()[:, None, None]
+    low = corrupted.read.double().numpy()[:, None, None]
     for kind in KINDS:
-        log_probs = found.log_probs[kind]
+        log_probs = found.read[kind]
         assert (log_probs[:, :, : min(SPAN)] == low).all()
         assert (log_probs[:, -1, :-1] == low[:, 0]).all()
-    last = found.log_probs["hidden"][:, -1, -1]
-    np.testing.assert_allclose(last, np.tile(clean.log_probs.numpy(), (2, 1)), atol=1e-5)
+    last = found.read["hidden"][:, -1, -1]
+    np.testing.assert_allclose(last, np.tile(clean.read.numpy(), (2, 1)), atol=1e-5)
 
 
 def test_samples_in_one_batch_equal_samples_one_by_one():
     model = make_model("llama", dtype="float64")
     clean_embeddings, corrupted_embeddings = embeddings(model, 3)
-    clean = runs.run_clean(model, clean_embeddings, WORDS)
+    clean = runs.run_clean(model, clean_embeddings, READOUT)
     _, _, together = run(model, window=2, samples=3)
     for sample in range(3):
         alone = runs.restore(
             model,
             clean,
-            runs.run_corrupted(model, corrupted_embeddings[sample : sample + 1], WORDS, clean),
-            WORDS,
+            runs.run_corrupted(model, corrupted_embeddings[sample : sample + 1], READOUT, clean),
+            READOUT,
             window=2,
         )
         for kind in KINDS:
-            np.testing.assert_allclose(
-                alone.log_probs[kind][0], together.log_probs[kind][sample], atol=1e-10
-            )
+            np.testing.assert_allclose(alone.read[kind][0], together.read[kind][sample], atol=1e-10)
 
 
-def test_small_calls_give_the_same_numbers(monkeypatch):
+def test_small_calls_give_the_same_numbers():
     model = make_model("gpt_neox", dtype="float64")
     _, _, whole = run(model, window=2)
     calls = model.block_calls
-    monkeypatch.setattr(runs, "TOKENS_PER_CALL", 8)
-    _, _, parts = run(model, window=2)
-    assert model.block_calls - calls > calls
+    _, _, parts = run(model, window=2, batches=Batches(2, tokens=8, bytes=2**40))
+    assert model.block_calls - calls > 2 * calls
     for kind in KINDS:
-        np.testing.assert_allclose(parts.log_probs[kind], whole.log_probs[kind], atol=1e-10)
+        np.testing.assert_allclose(parts.read[kind], whole.read[kind], atol=1e-10)
+
+
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch):
+    model = make_model("gpt2", dtype="float64")
+    _, _, whole = run(model, window=2)
+    block, sizes = model.block, []
+
+    def block_of_a_small_device(layer, states, **options):
+        sizes.append(len(states))
+        if states.shape[0] > 6 and "start" in options:
+            raise torch.OutOfMemoryError("no more")
+        return block(layer, states, **options)
+
+    monkeypatch.setattr(model, "block", block_of_a_small_device)
+    _, _, parts = run(model, window=2)
+    assert max(sizes) > 6
+    for kind in KINDS:
+        np.testing.assert_allclose(parts.read[kind], whole.read[kind], atol=1e-10)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])
+def test_a_probe_of_states_is_read_in_every_restored_run(variant, layer):
+    model = make_model(variant, dtype="float64")
+    clean_embeddings, corrupted_embeddings = embeddings(model, 1)
+    weight = np.random.default_rng(0).standard_normal(model.width)
+    readout = Readout(tuple(WORDS), layer=layer, weight=weight, bias=0.5)
+    clean = runs.run_clean(model, clean_embeddings, readout)
+    corrupted = runs.run_corrupted(model, corrupted_embeddings, readout, clean)
+    found = runs.restore(model, clean, corrupted, readout, window=2, first=min(SPAN))
+    for kind in KINDS:
+        log_probs, states = restored_states(
+            model, kind, clean_embeddings, corrupted_embeddings[0], WORDS, window=2, layer=layer
+        )
+        np.testing.assert_allclose(found.read[kind][0, ..., :2], log_probs, atol=1e-9)
+        np.testing.assert_allclose(found.read[kind][0, ..., 2], states @ weight + 0.5, atol=1e-9)
 
 
 def test_work_that_cannot_change_the_answer_is_not_done():
@@ -159,10 +193,10 @@ def test_progress_grows_to_one_and_can_end_the_work():
 def test_the_self_check_refuses_wrong_numbers():
     model = make_model("llama")
     clean_embeddings, corrupted_embeddings = embeddings(model)
-    clean = runs.run_clean(model, clean_embeddings, WORDS)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, WORDS, clean)
+    clean = runs.run_clean(model, clean_embeddings, READOUT)
+    corrupted = runs.run_corrupted(model, corrupted_embeddings, READOUT, clean)
     _, _, found = run(model)
     assert found.worst_check < 1e-4
     corrupted.keys[1] = corrupted.keys[1] + 1.0  # a prefix that is not the corrupted run's
     with pytest.raises(EngineError, match="self-check"):
-        runs.restore(model, clean, corrupted, WORDS, first=min(SPAN))
+        runs.restore(model, clean, corrupted, READOUT, first=min(SPAN))

@@ -4,12 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import make_model
 from tiny_probes import make_probe
 
 import core
+from core import runs
 from core.models import Model
-from core.trace import PROXIES, TraceSettings, default_window, read_proxy
+from core.results import PROXIES, TraceSettings, read_proxy
+from core.runs import Batches
+from core.trace import default_window
 
 TWEET = "My flight got cancelled, terrible service"
 
@@ -41,7 +45,7 @@ def test_each_partial_result_is_whole_and_the_last_is_the_trace(model, result):
 
 def test_effects_are_means_of_paired_differences(result):
     for kind in ("hidden", "mlp", "attn"):
-        restored = result.probe.log_odds(result.restored_log_probs[kind])
+        restored = result.probe.log_odds(result.reads.restored[kind])
         expected = (restored - result.low_samples[:, None, None]).mean(axis=0)
         np.testing.assert_allclose(result.effects[kind], expected)
     assert result.total_effect == pytest.approx(result.high - result.low_samples.mean())
@@ -89,8 +93,8 @@ def test_the_seed_decides_the_noise_and_the_scale_its_size(model):
 def test_every_proxy_is_read_from_the_same_run(model, result, proxy):
     calls = model.block_calls
     other = result.under(proxy)
-    good, bad = result.clean_log_probs
-    odds = float(result.probe.log_odds(result.clean_log_probs))
+    good, bad = result.reads.clean
+    odds = float(result.probe.log_odds(result.reads.clean))
     expected = {
         "log_odds": odds,
         "probability": 1 / (1 + np.exp(-odds)),
@@ -159,6 +163,107 @@ def test_a_probe_of_another_model_is_refused_except_for_the_untrained_twin(model
     twin = make_model("llama", layers=3, seed=1)
     twin.untrained = True
     assert core.trace(twin, probe, TWEET, TraceSettings(samples=1)).total_effect != 0
+
+
+def test_it_ends_when_the_time_is_up(model):
+    settings = TraceSettings(samples=50, seconds=1e-9)
+    assert core.trace(model, make_probe(model), TWEET, settings).samples_done == 1
+
+
+def test_it_ends_when_the_largest_cells_stay_where_they_are(model):
+    settings = TraceSettings(samples=50, stable_for=3)
+    pictures = list(core.trace_progressively(model, make_probe(model), TWEET, settings))
+    tops = [picture.top_cells for picture in pictures]
+    assert 4 <= len(tops) < 50
+    assert tops[-4:] == [tops[-1]] * 4
+    for end in range(4, len(tops)):
+        assert tops[end - 4 : end] != [tops[end - 1]] * 4  # not before
+
+
+def test_the_largest_cell_is_the_largest_share_of_the_total_effect(result):
+    frame = result.frame()
+    for kind, (layer, position) in result.top_cells.items():
+        free = frame[(frame.kind == kind) & ~frame.trivial]
+        largest = free.loc[free.normalised.idxmax()]
+        assert (largest.layer, largest.position) == (layer, position)
+
+
+def test_samples_share_passes_and_stay_the_same(model, monkeypatch):
+    monkeypatch.setitem(runs.TOKENS_PER_PASS, "cpu", 10**6)
+    sizes: list[int] = []
+    restore = runs.restore
+    monkeypatch.setattr(
+        runs, "restore", lambda *a, **o: sizes.append(len(a[2].read)) or restore(*a, **o)
+    )
+    together = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=6))
+    monkeypatch.setitem(runs.TOKENS_PER_PASS, "cpu", 1)
+    alone = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=6))
+    assert sizes == [1, 5, 1, 1, 1, 1, 1, 1]
+    for kind in alone.effects:
+        np.testing.assert_allclose(
+            together.sample_effects[kind], alone.sample_effects[kind], atol=1e-4
+        )
+
+
+def test_a_small_budget_makes_small_passes_and_calls(model):
+    common = {"positions": 20, "samples": 10}
+    large = Batches.within(model, budget=2**40, **common)
+    small = Batches.within(model, budget=2**20, **common)
+    assert small.samples < large.samples
+    assert small.rows(model, 1, 20, 20) < large.rows(model, 1, 20, 20)
+    tiny = Batches.within(model, budget=1, **common)
+    assert (tiny.samples, tiny.rows(model, 1, 20, 20)) == (1, 1)
+
+
+def test_a_device_that_is_too_small_says_so_and_one_that_is_small_halves_the_pass(
+    model, monkeypatch
+):
+    monkeypatch.setitem(runs.TOKENS_PER_PASS, "cpu", 10**6)
+    expected = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=5))
+    run_corrupted = runs.run_corrupted
+    largest = 2
+
+    def on_a_small_device(model, embeddings, *rest):
+        if len(embeddings) > largest:
+            raise torch.OutOfMemoryError("no more")
+        return run_corrupted(model, embeddings, *rest)
+
+    monkeypatch.setattr(runs, "run_corrupted", on_a_small_device)
+    found = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=5))
+    np.testing.assert_allclose(found.effects["mlp"], expected.effects["mlp"], atol=1e-4)
+    largest = 0
+    with pytest.raises(ValueError, match="too little memory"):
+        core.trace(model, make_probe(model), TWEET, TraceSettings(samples=5))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_probe_of_states_gives_its_log_odds_and_marks_what_is_trivial(model, layer):
+    random = np.random.default_rng(1)
+    probe = dataclasses.replace(
+        make_probe(model),
+        features=f"hidden:{layer}",
+        layer=layer,
+        mean=tuple(random.standard_normal(model.width)),
+        scale=tuple(random.uniform(0.5, 2.0, model.width)),
+        coefficients=tuple(random.standard_normal(model.width)),
+    )
+    result = core.trace(model, probe, TWEET, TraceSettings(samples=2))
+    ids = result.prompt.ids
+    states = model.enter(model.embed([ids]))
+    for block in range(layer + 1):
+        states = model.block(block, states).states
+    expected = probe.log_odds_of_states(states[0, -1].double().numpy())
+    assert result.high == pytest.approx(float(expected), rel=1e-4)
+    for kind, mask in result.trivial.items():
+        fixed = result.effects[kind][mask]
+        whole = np.isclose(fixed, result.total_effect, atol=1e-3)
+        assert (whole | np.isclose(fixed, 0, atol=1e-3)).all()
+        assert (result.effects[kind][~mask] != 0).all()
+        assert mask[layer + 1 :].sum() == mask[layer + 1 :].size or kind != "hidden"
+    # The words were read as well.
+    assert result.under("log_ratio").effects["hidden"][-1, -1] == pytest.approx(
+        result.under("log_ratio").total_effect, rel=1e-3
+    )
 
 
 def test_bad_input_is_refused_at_once_and_not_at_the_first_sample(model):

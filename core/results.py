@@ -1,0 +1,317 @@
+"""What did a trace find, and how is it read?
+
+A result keeps what was read of every run, so that any proxy for the sentiment, any mean and any
+error can be made from it without the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import runs
+from core.probes import Probe
+from core.prompts import Prompt
+from core.runs import KINDS, Array, Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Proxy = Literal["log_odds", "probability", "log_ratio", "good", "bad"]
+PROXIES: dict[Proxy, str] = {
+    "log_odds": "probe's log-odds of positive (nats)",
+    "probability": "probe's probability of positive",
+    "log_ratio": "log P(good) - log P(bad) (nats)",
+    "good": "P(good)",
+    "bad": "P(bad)",
+}
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """All that determines a trace besides model, probe and tweet.
+
+    Attributes:
+        kinds: sites to restore, of "hidden", "mlp", "attn".
+        samples: noise samples; every cell sees the same ones.
+        noise_scale: standard deviations of the data set's token embeddings.
+        seed: of the noise; sample i is the same however many are drawn.
+        window: layers over which mlp and attn are restored; None scales the paper's 10 of 48.
+        corrupt: "tweet", "word:N" (the N-th word) or positions of tokens.
+        proxy: the number whose change is the effect, see `PROXIES`.
+        seconds: end before all samples are done when this time is over; None: no limit.
+        stable_for: end before all samples are done when the largest cell of every kind has stayed
+            where it is for this many further samples; None: never.
+    """
+
+    kinds: tuple[Kind, ...] = KINDS
+    samples: int = 10
+    noise_scale: float = 3.0
+    seed: int = 0
+    window: int | None = None
+    corrupt: str | tuple[int, ...] = "tweet"
+    proxy: Proxy = "log_odds"
+    seconds: float | None = None
+    stable_for: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds or len(set(self.kinds)) != len(self.kinds):
+            raise ValueError(
+                f"The kinds {self.kinds!r} cannot be traced; "
+                f"name each of {', '.join(KINDS)} at most once."
+            )
+        if self.samples < 1:
+            raise ValueError(f"The number of samples must be at least 1, not {self.samples}.")
+        if not (np.isfinite(self.noise_scale) and self.noise_scale > 0):
+            raise ValueError(f"The noise scale must be above 0, not {self.noise_scale}.")
+        if self.seed < 0:
+            raise ValueError(f"The seed must be 0 or more, not {self.seed}.")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"The window must cover at least 1 layer, not {self.window}.")
+        if self.proxy not in get_args(Proxy):
+            raise ValueError(
+                f"The proxy {self.proxy!r} is not known; choose one of {', '.join(PROXIES)}."
+            )
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"The time must be above 0 seconds, not {self.seconds}.")
+        if self.stable_for is not None and self.stable_for < 1:
+            raise ValueError(
+                f"The largest cell must be stable for at least 1 sample, not {self.stable_for}."
+            )
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What was read at the last position of every run of one trace.
+
+    The C columns are those of `core.runs.Readout`: log P of the probe's words and, for a probe of
+    states, its log-odds.
+    """
+
+    clean: Array  # (C,)
+    corrupted: Array  # (S, C)
+    restored: dict[Kind, Array]  # each (S, L, T, C)
+
+    def first(self, samples: int) -> Reads:
+        """The reads of the first samples alone."""
+        return Reads(
+            self.clean,
+            self.corrupted[:samples],
+            {kind: values[:samples] for kind, values in self.restored.items()},
+        )
+
+    def joined(self, more: Reads) -> Reads:
+        """These samples and, after them, those of another part of the same trace."""
+        return Reads(
+            self.clean,
+            np.concatenate([self.corrupted, more.corrupted]),
+            {
+                kind: np.concatenate([values, more.restored[kind]])
+                for kind, values in self.restored.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """What a trace found after some noise samples. Axes: (sample, layer, position)."""
+
+    prompt: Prompt
+    probe: Probe
+    settings: TraceSettings
+    model_name: str
+    model_identity: str
+    corrupted_span: tuple[int, ...]  # positions
+    window: int  # layers
+    noise: float  # standard deviation of the noise, in embedding units
+    reads: Reads
+    seconds: float  # of this computation; samples that were kept from an earlier one cost nothing
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Labels of the prompt's tokens."""
+        return self.prompt.labels
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the model."""
+        return int(next(iter(self.reads.restored.values())).shape[1])
+
+    @property
+    def samples_done(self) -> int:
+        """Noise samples in this result."""
+        return len(self.reads.corrupted)
+
+    @property
+    def samples_wanted(self) -> int:
+        """Noise samples of the whole trace."""
+        return self.settings.samples
+
+    @cached_property
+    def high(self) -> float:
+        """The proxy of the clean run."""
+        return float(read_proxy(self.settings.proxy, self.probe, self.reads.clean))
+
+    @cached_property
+    def low_samples(self) -> Array:
+        """The proxy of the corrupted run, one value per sample: (S,)."""
+        return read_proxy(self.settings.proxy, self.probe, self.reads.corrupted)
+
+    @property
+    def low(self) -> float:
+        """The proxy of the corrupted run, mean over samples."""
+        return float(self.low_samples.mean())
+
+    @property
+    def total_effect(self) -> float:
+        """high - low."""
+        return self.high - self.low
+
+    @property
+    def low_error(self) -> float:
+        """Standard error of `low`, and so of the total effect; NaN for one sample."""
+        return float(_standard_error(self.low_samples))
+
+    @property
+    def distinguishable(self) -> bool | None:
+        """Does the total effect's 95% t interval over the samples leave zero out?
+
+        Where it does not, no cell means anything. None for one sample, which has no interval.
+        """
+        from scipy.stats import t
+
+        if self.samples_done < 2:
+            return None
+        reach = float(t.ppf(0.975, self.samples_done - 1)) * self.low_error
+        return abs(self.total_effect) > reach
+
+    @property
+    def clean_probability(self) -> float:
+        """The probe's P(positive) of the clean run."""
+        return float(read_proxy("probability", self.probe, self.reads.clean))
+
+    @property
+    def corrupted_probability(self) -> float:
+        """The probe's P(positive) of the corrupted run, mean over samples."""
+        return float(read_proxy("probability", self.probe, self.reads.corrupted).mean())
+
+    @cached_property
+    def sample_effects(self) -> dict[Kind, Array]:
+        """Indirect effects proxy(restored) - proxy(corrupted), each (S, L, T), in proxy units."""
+        low = self.low_samples[:, None, None]
+        return {
+            kind: read_proxy(self.settings.proxy, self.probe, reads) - low
+            for kind, reads in self.reads.restored.items()
+        }
+
+    @cached_property
+    def effects(self) -> dict[Kind, Array]:
+        """Indirect effects, mean over samples, each (L, T), in proxy units."""
+        return {kind: values.mean(axis=0) for kind, values in self.sample_effects.items()}
+
+    @cached_property
+    def standard_errors(self) -> dict[Kind, Array]:
+        """Standard errors of `effects`; each cell is paired with its own corrupted run."""
+        return {kind: _standard_error(values) for kind, values in self.sample_effects.items()}
+
+    @cached_property
+    def trivial(self) -> dict[Kind, NDArray[np.bool_]]:
+        """Cells (L, T) whose effect is fixed by construction: 0, or the total effect.
+
+        Before the span nothing differs. At the layer that is read (the last one, or that of a
+        probe of states) only the last position is read, and there the hidden state is the whole
+        clean answer; above it nothing is.
+        """
+        read = self.layers - 1
+        if self.probe.layer is not None and self.settings.proxy in ("log_odds", "probability"):
+            read = self.probe.layer
+        masks: dict[Kind, NDArray[np.bool_]] = {}
+        for kind, effects in self.effects.items():
+            mask = np.zeros(effects.shape, dtype=bool)
+            mask[:, : min(self.corrupted_span)] = True
+            for layer in range(self.layers):
+                covered = runs.window_layers(layer, self.window, self.layers)
+                first = layer if kind == "hidden" else covered.start
+                if first >= read:
+                    mask[layer, :-1] = True
+                if first > read or (first == read and kind == "hidden"):
+                    mask[layer, -1] = True
+            masks[kind] = mask
+        return masks
+
+    @cached_property
+    def top_cells(self) -> dict[Kind, tuple[int, int]]:
+        """(layer, position) of each kind's largest share of the total effect, trivial cells out."""
+        tops: dict[Kind, tuple[int, int]] = {}
+        for kind, effects in self.effects.items():
+            towards = np.where(self.trivial[kind], -np.inf, effects * np.sign(self.total_effect))
+            layer, position = np.unravel_index(int(towards.argmax()), towards.shape)
+            tops[kind] = int(layer), int(position)
+        return tops
+
+    def under(self, proxy: Proxy) -> TraceResult:
+        """The same run, read through another proxy; the model is not called."""
+        return replace(self, settings=replace(self.settings, proxy=proxy))
+
+    def frame(self) -> pd.DataFrame:
+        """One row per cell.
+
+        Columns: kind, layer, position, token, corrupted, effect (mean IE, proxy units), normalised
+        (effect / total effect; NaN where that is 0), standard_error, samples, trivial.
+        """
+        import pandas as pd
+
+        positions = len(self.prompt)
+        layer, position = np.divmod(np.arange(self.layers * positions), positions)
+        corrupted = np.isin(np.arange(positions), self.corrupted_span)
+        frames = []
+        for kind, effects in self.effects.items():
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "kind": kind,
+                        "layer": layer,
+                        "position": position,
+                        "token": np.array(self.tokens, dtype=object)[position],
+                        "corrupted": corrupted[position],
+                        "effect": effects.ravel(),
+                        "normalised": effects.ravel() / (self.total_effect or np.nan),
+                        "standard_error": self.standard_errors[kind].ravel(),
+                        "samples": self.samples_done,
+                        "trivial": self.trivial[kind].ravel(),
+                    }
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
+
+
+def read_proxy(proxy: Proxy, probe: Probe, reads: Array) -> Array:
+    """A proxy for the sentiment, from what was read of a run.
+
+    Args:
+        reads: (..., C), log P of the probe's words, positive ones first, and then, for a probe of
+            states, its log-odds. A proxy of one word takes its side's first.
+
+    Returns:
+        (...), in the unit that `PROXIES` names.
+    """
+    if proxy in ("log_odds", "probability"):
+        odds = reads[..., -1] if probe.reads == "states" else probe.log_odds(reads)
+        # The probability is 1 / (1 + exp(-odds)), without overflow.
+        return odds if proxy == "log_odds" else np.exp(-np.logaddexp(0.0, -odds))
+    good, bad = reads[..., 0], reads[..., len(probe.words_positive)]
+    if proxy == "log_ratio":
+        ratio: Array = good - bad
+        return ratio
+    return np.exp(good if proxy == "good" else bad)
+
+
+def _standard_error(values: Array) -> Any:
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))
