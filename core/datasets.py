@@ -329,7 +329,7 @@ def _collect(
             elif place < limit:
                 kept[place] = (seen, record)
             seen += 1
-        if progress is not None:
+        if progress is not None and event:
             progress(seen, max(opened.rows, seen) if opened.rows else 0)
         if seen >= tables.MAX_ROWS:
             break

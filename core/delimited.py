@@ -145,21 +145,24 @@ def rows_of(
 
 def find_dialect(
     lines: Iterable[str],
+    name: str,
     *,
     delimiter: str | None = None,
     quoting: Quoting | None = None,
     header: bool | None = None,
 ) -> Dialect:
-    """Find out from its first lines how a file is written; what is given is taken as it is.
+    """Find out from its first lines how the file ``name`` is written; what is given is kept.
 
     The delimiter is "" where no character divides the lines regularly: then a line is a text.
     Raises ValueError for an impossible delimiter or quoting, and where no line can be read.
     """
     _check_asked(delimiter, quoting)
     sample = _beginning(lines)
+    if not "".join(sample).strip():
+        raise ValueError(f"{name} is empty: it has blank lines only.")
     skipped = 0
     # Excel writes its delimiter into a first line of its own.
-    told = re.fullmatch(r"sep=(.)[\r\n]*", sample[0]) if sample else None
+    told = re.fullmatch(r"sep=(.)[\r\n]*", sample[0])
     if told and delimiter in (None, told[1]):
         delimiter, sample, skipped = told[1], sample[1:], 1
     if delimiter == "":
@@ -167,8 +170,11 @@ def find_dialect(
     if delimiter is None or quoting is None:
         delimiter, quoting = _most_regular(sample, delimiter, quoting)
     found = survey(sample, delimiter, quoting)
-    if not found.rows or not "".join(sample).strip():
-        raise ValueError("no line of it can be read")
+    if not found.rows:
+        raise ValueError(
+            f"{name} has no row that can be read with the delimiter {delimiter!r} and "
+            f"{quoting!r} quotes: choose others."
+        )
     first, width = found.rows[0], found.width
     if header is None:
         header = _has_header(found.rows, delimiter)
@@ -248,8 +254,12 @@ def survey(sample: list[str], delimiter: str, quoting: Quoting) -> Survey:
 
 def _has_labels(found: Survey, delimiter: str) -> bool:
     regular = [row for row in found.rows if len(row) == found.width]
-    body = regular[1:] if len(regular) > 1 else regular
-    return any(are_labels(Counter(row[i] for row in body), delimiter) for i in range(found.width))
+    # With and without the first row, which may be a header.
+    return any(
+        are_labels(Counter(row[place] for row in rows), delimiter)
+        for rows in (regular, regular[1:])
+        for place in range(found.width)
+    )
 
 
 def _has_header(rows: list[list[str]], delimiter: str) -> bool:

@@ -495,11 +495,11 @@ def _read_text(
 ) -> Table:
     # The limit is the library's own, for the whole process; ours is that of the file.
     csv.field_size_limit(MAX_BYTES)
-    dialect = find_dialect(open_lines(raw, encoding, errors), **asked)
+    dialect = find_dialect(open_lines(raw, encoding, errors), name, **asked)
     width = len(dialect.names)
     if width > MAX_COLUMNS:
         raise ValueError(
-            f"{name} has {width:,} columns, more than {MAX_COLUMNS:,}: is it a table of texts?"
+            f"{name} has {width:,} columns, more than {MAX_COLUMNS:,}: choose another delimiter."
         )
     lines = islice(open_lines(raw, encoding, errors), dialect.skipped, None)
     cells = _Cells(dialect.names)
