@@ -323,10 +323,9 @@ def _collect(
             opened = event
             continue
         for record in event:
-            place = seen if seen < limit else draw.randrange(seen + 1)
-            if place == len(kept):
+            if seen < limit:
                 kept.append((seen, record))
-            elif place < limit:
+            elif (place := draw.randrange(seen + 1)) < limit:
                 kept[place] = (seen, record)
             seen += 1
         if progress is not None and event:
@@ -366,6 +365,7 @@ def _hub_events(hub_id: str, config: str | None, split: str) -> Iterator[Any]:
     """Ask the hub what it has, open a stream of it, and yield its rows."""
     from datasets import load_dataset as open_dataset
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     # The library `datasets` asks a hub that is away for half a minute; this asks once.
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
@@ -377,7 +377,10 @@ def _hub_events(hub_id: str, config: str | None, split: str) -> Iterator[Any]:
     if all(sibling.rfilename != script for sibling in info.siblings or []):
         stream = open_dataset(path, config, split=split, revision=info.sha, streaming=True)
     else:
-        converted = api.dataset_info(hub_id, revision=CONVERTED, timeout=ANSWER_SECONDS)
+        try:
+            converted = api.dataset_info(hub_id, revision=CONVERTED, timeout=ANSWER_SECONDS)
+        except (RevisionNotFoundError, RepositoryNotFoundError) as error:
+            raise HubError(_not_converted(hub_id)) from error
         files = [sibling.rfilename for sibling in converted.siblings or []]
         folder = _converted_config(hub_id, config, split, files)
         stream = open_dataset(
@@ -398,9 +401,7 @@ def _converted_config(hub_id: str, config: str | None, split: str, files: list[s
         if len(parts) == 3 and parts[2].endswith(".parquet"):
             splits.setdefault(parts[0], set()).add(parts[1])
     if not splits:
-        raise HubError(
-            f"{hub_id!r} is a script, which is not run, and the hub has no tables of it."
-        )
+        raise HubError(_not_converted(hub_id))
     if config is None and len(splits) > 1:
         raise HubError(_choose_config(hub_id, sorted(splits)))
     chosen = next(iter(splits)) if config is None else config
@@ -411,6 +412,10 @@ def _converted_config(hub_id: str, config: str | None, split: str, files: list[s
             f"{hub_id!r} has no split {split!r}: choose one of {_sorted(splits[chosen])}."
         )
     return chosen
+
+
+def _not_converted(hub_id: str) -> str:
+    return f"The hub has no tables of {hub_id!r}, which is a script: it is not run."
 
 
 def _choose_config(hub_id: str, configs: list[str]) -> str:
