@@ -643,7 +643,9 @@ def _as_text(column: Any) -> Any:
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
     ):
-        return column.cast(pa.large_string())
+        text = column.cast(pa.large_string())
+        text.validate(full=True)  # a damaged file can hold what is no UTF-8
+        return text
     return pa.nulls(len(column), pa.large_string())
 
 

@@ -362,6 +362,10 @@ FILES: dict[str, File] = {
     "Parquet that was cut short": File(
         parquet_bytes(pa.table({"text": ["a"]}))[:-30], sentence="damaged Parquet file"
     ),
+    "Parquet of text that is no UTF-8": File(
+        parquet_bytes(pa.table({"text": ["good day"], "label": [1]})).replace(b"good", b"g\xffod"),
+        sentence="damaged Parquet file",
+    ),
     "CSV named Parquet": File(PLAIN, sentence="not a Parquet file", name="tweets.parquet"),
     "Sentiment140": File(
         S140,
