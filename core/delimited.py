@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from core.labels import (
     LABEL_NAMES,
@@ -40,8 +40,7 @@ _ENCLOSED = re.compile(r'\s*".*"\s*', re.DOTALL)
 _REGULAR = 0.7  # share of rows with one number of fields that makes a character the delimiter
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """The fields of a row, and where in the file it is."""
 
     line: int
@@ -54,8 +53,7 @@ class Row:
         return delimiter != "" and len(self.fields) <= 1 and not "".join(self.fields).strip()
 
 
-@dataclass(frozen=True)
-class BrokenRow:
+class BrokenRow(NamedTuple):
     """A line that cannot be read, and why."""
 
     line: int
@@ -222,9 +220,9 @@ def _most_regular(
         for quotes in quotings if candidate in content else ():
             found = survey(sample, candidate, quotes)
             named = bool(found.rows) and None not in guess_by_name(found.rows[0])
-            # A delimiter that was given needs no proof.
-            regular = named or found.share >= _REGULAR or delimiter is not None
-            if found.width < 2 or not regular:
+            # A delimiter that was given needs no proof, nor one that divides the right names.
+            regular = found.width > 1 and (found.share >= _REGULAR or delimiter is not None)
+            if not (named or regular):
                 continue
             score = (named or _has_labels(found, candidate), found.share)
             if score > best:

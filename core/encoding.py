@@ -42,6 +42,7 @@ _LEGACY = (
     *("cp932", "euc_jp", "gb18030", "big5", "cp949"),
 )
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1b"})
+_ENOUGH = 10_000  # characters beyond ASCII, to tell what most of them are
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
@@ -175,6 +176,8 @@ def _mostly_utf8(raw: bytes) -> bool:
         bad = len(NOT_UTF8.findall(content))
         wrong += bad
         right += len(re.findall(r"[^\x00-\x7f]", content)) - bad
+        if wrong + right > _ENOUGH:
+            break
     return right > wrong
 
 

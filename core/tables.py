@@ -18,7 +18,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -69,6 +69,10 @@ MAX_CHARACTERS = 10_000
 
 MAX_COLUMNS = 1_000
 MAX_ROWS = 10_000_000
+MAX_CELLS = 100_000_000
+MAX_UNREADABLE = 100_000
+"""Rows of which it is told why they cannot be read; where there are more, the reading is wrong."""
+
 _CHUNK_ROWS = 20_000
 _SAMPLE_ROWS = 5_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -134,7 +138,9 @@ class Table:
             }[self.quoting]
             header = "with a header" if self.header else "without a header"
             written = f"{delimiter} between the fields, {quoting}, {self.encoding}, {header}"
-        rows = f"{len(self.frame) + len(self.refused):,} rows"
+        rows = _count(len(self.frame) + len(self.refused), "row")
+        if self.multiline:
+            rows += f" ({self.multiline:,} over several lines)"
         return f"{self.name}: {'gzip, ' if self.packed else ''}{written}, {rows}."
 
 
@@ -337,7 +343,10 @@ def read_labels(table: Table, column: str) -> LabelReading:
     Raises:
         ValueError: the table has no such column.
     """
-    values, missing = _label_values(table, column)
+    if column not in table.columns:
+        raise ValueError(_no_column(table, column))
+    counted = table.frame[column].value_counts(dropna=False).items()
+    values, missing = count_values(counted, table.delimiter)
     return read_values(column, values, missing)
 
 
@@ -368,29 +377,14 @@ def label_rows(
     import pandas as pd
 
     text, label = _choose_columns(table, text, label)
-    if mapping is not None and neutral is not None:
-        raise ValueError("Give either a mapping of the labels or a neutral band, not both.")
-    values, missing = _label_values(table, label)
-    reading = read_values(label, values, missing)
-    if mapping is not None:
-        meaning = checked_mapping(mapping, reading, table.delimiter)
-        neutral = None
-    else:
-        neutral = checked_band(neutral, reading) if neutral is not None else reading.neutral
-        if neutral is None and reading.question:
-            raise ValueError(reading.question)
-        meaning = reading.meaning if neutral is None else meaning_in_band(values, neutral)
-
-    raw_labels = table.frame[label]
-    codes, distinct = pd.factorize(raw_labels)
+    reading = _answered(read_labels(table, label), mapping, neutral, table.delimiter)
+    meaning, graded = reading.meaning, reading.graded
+    codes, distinct = pd.factorize(table.frame[label])
     found = [canonical(str(value), table.delimiter) for value in distinct]
     texts = table.frame[text].fillna("").str.strip().tolist()
     kept_texts, kept_labels, kept_rows, kept_ratings = [], [], [], []
     refused = list(table.refused)
     left_out = 0
-    graded = neutral is not None and (
-        reading.graded or (bool(reading.question) and mapping is None)
-    )
     for row, line, content, code in zip(
         table.frame.index.tolist(), table.lines.tolist(), texts, codes.tolist(), strict=True
     ):
@@ -437,13 +431,35 @@ def label_rows(
         text=text,
         label=label,
         meaning=meaning,
-        neutral=neutral,
+        neutral=reading.neutral,
         positive=positive,
         negative=len(frame) - positive,
         left_out=left_out,
         duplicates=len(frame) - groups.ngroups,
         contradictions=int((groups.nunique() > 1).sum()),
     )
+
+
+def _answered(
+    reading: LabelReading,
+    mapping: Mapping[str, Label | None] | None,
+    neutral: tuple[float, float] | None,
+    delimiter: str,
+) -> LabelReading:
+    """Return the reading that a person wants; ValueError where a question stays open."""
+    if mapping is not None and neutral is not None:
+        raise ValueError("Give either a mapping of the labels or a neutral band, not both.")
+    if mapping is not None:
+        meaning = checked_mapping(mapping, reading, delimiter)
+        return replace(reading, meaning=meaning, neutral=None, graded=False, question="")
+    if neutral is not None:
+        band = checked_band(neutral, reading)
+        meaning = meaning_in_band(reading.values, band)
+        graded = reading.graded or bool(reading.question)
+        return replace(reading, meaning=meaning, neutral=band, graded=graded, question="")
+    if reading.question:
+        raise ValueError(reading.question)
+    return reading
 
 
 def _choose_columns(table: Table, text: str | None, label: str | None) -> tuple[str, str]:
@@ -470,13 +486,6 @@ def _choose_columns(table: Table, text: str | None, label: str | None) -> tuple[
 def _no_column(table: Table, column: str) -> str:
     columns = listed(map(repr, table.columns))
     return f"{table.name} has no column {column!r}: choose one of {columns}."
-
-
-def _label_values(table: Table, column: str) -> tuple[dict[str, int], int]:
-    """Return canonical values with their number of rows, the most frequent first, and missing."""
-    if column not in table.columns:
-        raise ValueError(_no_column(table, column))
-    return count_values(table.frame[column].value_counts(dropna=False).items(), table.delimiter)
 
 
 def _text_problem(text: str, max_characters: int) -> str:
@@ -512,6 +521,7 @@ def _read_text(
         if isinstance(found, BrokenRow):
             refused.append(Refusal(row, found.line, found.reason, excerpt(found.text)))
             row += 1
+            _check_size(name, row, refused)
             continue
         if found.is_blank(dialect.delimiter):
             continue
@@ -533,6 +543,7 @@ def _read_text(
             multiline += found.lines > 1
             cells.add(fields, row, found.line)
         row += 1
+        _check_size(name, row, refused)
     if row == 0:
         raise ValueError(f"{name} has a header but no rows.")
     frame, starts = cells.finish()
@@ -549,6 +560,15 @@ def _read_text(
         packed=packed,
         multiline=multiline,
     )
+
+
+def _check_size(name: str, rows: int, refused: list[Refusal]) -> None:
+    if rows > MAX_ROWS:
+        raise ValueError(f"{name} has more than {MAX_ROWS:,} rows: give a part of it.")
+    if len(refused) > MAX_UNREADABLE:
+        raise ValueError(
+            f"{name} has more than {MAX_UNREADABLE:,} rows that cannot be read: {reasons(refused)}."
+        )
 
 
 # --- JSON lines and Parquet ----------------------------------------------------------------------
@@ -583,6 +603,7 @@ def _read_json_lines(raw: bytes, name: str, encoding: str, errors: str, packed: 
         if reason:
             refused.append(Refusal(row, line, reason, excerpt(content.strip())))
         row += 1
+        _check_size(name, row, refused)
     if row == 0:
         raise ValueError(f"{name} is empty: it has blank lines only.")
     if len(refused) == row:
@@ -750,6 +771,10 @@ class _Cells:
             chunks.append(pa.array(cells, pa.large_string()))
         self.stored += size
         self.waiting.clear()
+        if self.stored * len(self.names) > MAX_CELLS:
+            raise ValueError(
+                f"The table has more than {MAX_CELLS:,} cells: give a part of its rows or columns."
+            )
 
 
 def _cell(value: object) -> str | None:

@@ -505,6 +505,24 @@ def test_the_limit_is_on_the_file_and_on_what_it_unpacks_to(
         read_table(packed)
 
 
+def test_numbers_of_rows_and_cells_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(raw: bytes, name: str = "t.csv") -> str:
+        with pytest.raises(ValueError, match="more than") as error:
+            read_table(raw, name)
+        return in_one_sentence(error)
+
+    monkeypatch.setattr(tables, "MAX_UNREADABLE", 5)
+    assert refused(PLAIN.encode() + b"x\n" * 6) == (
+        "t.csv has more than 5 rows that cannot be read: the row has 1 field instead of 2 (6)."
+    )
+    monkeypatch.setattr(tables, "MAX_ROWS", 8)
+    assert refused(PLAIN.encode() + b"fine,1\n" * 7) == (
+        "t.csv has more than 8 rows: give a part of it."
+    )
+    monkeypatch.setattr(tables, "MAX_CELLS", 3)
+    assert refused(PLAIN.encode()).startswith("The table has more than 3 cells")
+
+
 def test_sentiment140_needs_no_question() -> None:
     table = read_table(S140, "test.csv")
     assert table.columns == ("target", "ids", "date", "flag", "user", "text")
