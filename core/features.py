@@ -80,7 +80,7 @@ class Encoding:
         """
         normaliser = np.concatenate([chunk.get_tensor("log_normaliser") for chunk in self._chunks])
         last = torch.from_numpy(self.states(self.layers - 1)).to(model.device, model.dtype)
-        logits = model.logits(last, token_ids).double().cpu().numpy()
+        logits = model.logits(last, token_ids).cpu().double().numpy()
         log_probs: Array = logits - normaliser[self._rows, None]
         return log_probs
 
@@ -134,7 +134,7 @@ def tweet_embedding_std(model: Model, prompts: Iterable[Prompt]) -> float:
     for prompt in prompts:
         ids += [prompt.ids[position] for position in prompt.tweet_span]
     tokens, counts = np.unique(ids, return_counts=True)
-    embedded = model.embed(torch.from_numpy(tokens)).double().cpu()  # (distinct tokens, D)
+    embedded = model.embed(torch.from_numpy(tokens)).cpu().double()  # (distinct tokens, D)
     weights = torch.from_numpy(counts / counts.sum())[:, None]
     mean = (weights * embedded).sum() / embedded.shape[1]
     variance = (weights * (embedded - mean) ** 2).sum() / embedded.shape[1]
@@ -198,7 +198,7 @@ def _encode(
             states[layer, start:stop] = stream[:, -1].float().cpu().numpy()
         last = model.block_at_last(model.layers - 1, stream)[:, 0]
         states[-1, start:stop] = last.float().cpu().numpy()
-        log_normaliser[start:stop] = model.log_normaliser(last).double().cpu().numpy()
+        log_normaliser[start:stop] = model.log_normaliser(last).cpu().double().numpy()
         if progress is not None:
             progress(stop, len(prompts))
     return {"states": states, "log_normaliser": log_normaliser}

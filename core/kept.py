@@ -33,7 +33,7 @@ def key_of(model: Model, readout: Readout, trace: TraceResult) -> str:
     determines = [
         ENGINE,
         model.identity,
-        str(model.dtype),
+        model.precision,
         trace.prompt.ids,
         readout.words,
         readout.layer,

@@ -8,7 +8,10 @@ EPYC with AVX-512, most for the small products of which a trace has many.
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -72,3 +75,32 @@ def speed_up(network: nn.Module) -> None:
                 if can_pack(weight.device, weight.dtype):
                     plain = weight.t() if isinstance(child, Conv1D) else weight
                     setattr(module, name, PackedLinear(plain, child.bias))
+
+
+def use_physical_cores() -> None:
+    """Let torch use one thread for each physical core that this process may run on.
+
+    Two threads on one core share its multipliers, and only wait for each other. OMP_NUM_THREADS,
+    where it is set, is left to decide.
+    """
+    import psutil
+
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    physical = psutil.cpu_count(logical=False)
+    torch.set_num_threads(max(1, min(allowed or 1, physical or allowed or 1)))
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within the context, CUDA multiplies float32 matrices in TF32 (10 bits of mantissa), or not.
+
+    The switch is the process's, not the thread's.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -31,6 +31,7 @@ Contribution = Literal["attn", "mlp"]
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
+    "tf32": torch.float32,  # float32 whose products CUDA makes in TF32; elsewhere plain float32
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
@@ -257,6 +258,7 @@ class Model:
         name: the key, hub id or folder it was loaded by; a twin's name ends in " (untrained)".
         identity: changes whenever the weights do; part of every key under which results are kept.
         layers, width, heads, max_positions, parameters: sizes.
+        precision: a key of `DTYPES`, in which products are made.
         block_calls: how many times a block was run; tests use it to see that nothing was computed.
     """
 
@@ -269,6 +271,7 @@ class Model:
         identity: str,
         revision: str | None = None,
         untrained: bool = False,
+        precision: str | None = None,
     ) -> None:
         config: Any = network.config
         if config.model_type not in FAMILIES:
@@ -293,6 +296,7 @@ class Model:
         self.max_positions = int(config.max_position_embeddings)
         self.device = self.embedding_matrix.device
         self.dtype = self.embedding_matrix.dtype
+        self.precision = precision or str(self.dtype).removeprefix("torch.")
         self.bytes_per_key_and_value, self.bytes_per_state = self._sizes()
         self.block_calls = 0
         self._windows = [_sliding_window(config, layer) for layer in range(self.layers)]
@@ -418,7 +422,8 @@ class Model:
         flat = states.reshape(-1, self.width)
         rows = max(1, LOGITS_PER_SLICE // self._head.out_features)
         for part in flat.split(rows):
-            logits = self._head(self._final_norm(part))
+            with kernels.tf32(self.precision == "tf32"):
+                logits = self._head(self._final_norm(part))
             if logits.dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
             yield logits
@@ -442,7 +447,8 @@ class Model:
         call = _Call(edits)
         self._calls.current = call
         try:
-            output = self._blocks[layer](states, **arguments)
+            with kernels.tf32(self.precision == "tf32"):
+                output = self._blocks[layer](states, **arguments)
         finally:
             self._calls.current = None
         self.block_calls += 1
@@ -578,6 +584,8 @@ def load_model(
             f"The tokenizer in {folder} gives no character offsets; "
             "add its tokenizer.json (a fast tokenizer)."
         )
+    if target.type == "cpu":
+        kernels.use_physical_cores()
     identity, revision = _identity(folder)
     return Model(
         network.to(target).requires_grad_(False),
@@ -586,6 +594,7 @@ def load_model(
         identity=f"untrained-{TWIN_SEED}-{identity}" if untrained else identity,
         revision=revision,
         untrained=untrained,
+        precision=dtype,
     )
 
 

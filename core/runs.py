@@ -82,8 +82,9 @@ class Readout:
         log_probs = model.log_probs(last, self.words)
         if self.layer is None or states is None:
             return log_probs
-        weight = torch.from_numpy(self.weight).to(states.device)
-        odds = (states.double() @ weight + self.bias)[..., None]
+        exact = torch.float32 if states.device.type == "mps" else torch.float64
+        weight = torch.from_numpy(self.weight).to(exact).to(states.device)
+        odds = (states.to(exact) @ weight + self.bias)[..., None]
         return torch.cat([log_probs, odds.to(log_probs.dtype)], dim=-1)
 
 
@@ -358,7 +359,7 @@ def restore(
             f"{CHECK_TOLERANCE[model.dtype]:.2g} for {model.dtype}; its numbers are not shown."
         )
     return Restored(
-        read={kind: values.double().cpu().numpy() for kind, values in result.items()},
+        read={kind: values.cpu().double().numpy() for kind, values in result.items()},
         worst_check=deviation,
     )
 

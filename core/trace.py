@@ -177,8 +177,8 @@ def _results(
             batches = replace(batches, samples=size // 2)
             continue
         fresh = Reads(
-            clean.read.double().cpu().numpy(),
-            corrupted.read.double().cpu().numpy(),
+            clean.read.cpu().double().numpy(),
+            corrupted.read.cpu().double().numpy(),
             restored.read,
         )
         reads = fresh if reads is None else reads.joined(fresh)
@@ -233,7 +233,9 @@ def _with_noise(
     """
     drawn = np.random.default_rng([seed, sample]).standard_normal((len(span), embeddings.shape[1]))
     corrupted = embeddings.clone()
-    corrupted[list(span)] += torch.from_numpy(noise * drawn).to(embeddings)
+    corrupted[list(span)] += (
+        torch.from_numpy(noise * drawn).to(embeddings.dtype).to(embeddings.device)
+    )
     return corrupted
 
 

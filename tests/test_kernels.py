@@ -1,11 +1,13 @@
 """Faster forms of a network's parts give the same numbers."""
 
+import os
+
 import pytest
 import torch
 from tiny_models import VARIANTS, make_network
 from transformers.activations import NewGELUActivation
 
-from core.kernels import PackedLinear, can_pack, speed_up
+from core.kernels import PackedLinear, can_pack, speed_up, tf32, use_physical_cores
 
 pytestmark = pytest.mark.skipif(
     not can_pack(torch.device("cpu"), torch.float32), reason="packing is for x86 processors only"
@@ -47,3 +49,24 @@ def test_float64_stays_as_it_is():
     network = make_network("llama").double()
     speed_up(network)
     assert not any(isinstance(module, PackedLinear) for module in network.modules())
+
+
+def test_tf32_is_left_as_it_was():
+    before = torch.backends.cuda.matmul.allow_tf32
+    with tf32(not before):
+        assert torch.backends.cuda.matmul.allow_tf32 is not before
+    assert torch.backends.cuda.matmul.allow_tf32 is before
+
+
+def test_threads_are_at_most_the_cores_that_may_be_used(monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        use_physical_cores()
+        assert 1 <= torch.get_num_threads() <= (os.cpu_count() or 1)
+        torch.set_num_threads(1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        use_physical_cores()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
