@@ -1,6 +1,7 @@
 # make run    set up once, then open the dashboard
 # make test   set up once, then run every test
 # make check  formatter, linter, types, tests
+# make bench  set up once, then measure speed and memory (more than an hour) into benchmarks/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -12,14 +13,16 @@ PYTHONS := python3 python3.13 python3.12 python3.11
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet
 STREAMLIT_OPTIONS ?=
+BENCH_OPTIONS ?=
 PYTEST_OPTIONS ?=
+PEERS := causal-tracer transformer-lens
 
 # An environment whose Python is gone (upgraded, removed) is made again.
 ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test check check-static format lock clean
+.PHONY: help run setup test check check-static format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -46,13 +49,23 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# BENCH_OPTIONS go to benchmarks/trace.py: BENCH_OPTIONS=--quick takes some minutes.
+bench: setup bench-peers
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.kernels $(filter --quick,$(BENCH_OPTIONS))
+	$(BIN)/python -m benchmarks.trace $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks.results
+
+# Tools that SentiTrace is compared with, each in an environment of its own.
+bench-peers: $(PEERS:%=.venv-peers/%/.installed)
+
 # After a change of requirements*.txt: try it in a new environment, then record what it brought.
 lock: $(VENV)/.dev-installed
 	$(BIN)/python -m pip freeze --disable-pip-version-check | sed 's/+[a-z0-9]*$$//' > constraints.txt
 
 # Leaves what was fetched (SENTITRACE_HOME) alone.
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps are made last, so an interrupted step is done again.
 $(VENV)/.created:
@@ -77,4 +90,10 @@ $(VENV)/.runtime-installed: requirements.txt constraints.txt $(VENV)/.created
 $(VENV)/.dev-installed: requirements-dev.txt $(VENV)/.runtime-installed
 	@echo "Installing what the tests need ..."
 	@$(INSTALL) -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+.venv-peers/%/.installed: benchmarks/peers/%.txt $(VENV)/.created
+	@echo "Installing $*, to compare with; this takes a minute or two ..."
+	@$(BIN)/python -m venv --clear .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet -r $<
 	@touch $@

@@ -1,0 +1,1 @@
+"""How fast is SentiTrace, and how much memory does it take? `make bench` measures and writes."""

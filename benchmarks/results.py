@@ -1,0 +1,371 @@
+"""What did the benchmarks find? Writes RESULTS.md and its figure from what they measured.
+
+    python -m benchmarks.results
+
+Reads every `results/*.json`; no number of the report is typed by hand. A file `trace-NAME.json`
+(for example of another machine or a GPU) becomes a section of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from benchmarks.machine import RESULTS, load
+from core.export import export_figure
+
+HERE = Path(__file__).parent
+FIGURE = "growth"
+NAMES = {
+    "ours": "SentiTrace",
+    "plain": "full passes, one per cell",
+    "batched": "full passes, 32 rows each",
+    "causal-tracer": "causal-tracer",
+    "transformer-lens": "TransformerLens, one sample at a time",
+    "transformer-lens-batched": "TransformerLens, samples as its batch",
+}
+KINDS = {"hidden": "hidden", "all": "all three"}
+BASE = ("gpt2", 20)  # the case that the goals speak of
+LONG = 64
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def machine_line(found: dict[str, Any]) -> str:
+    """One sentence about the machine and the versions."""
+    machine = found["machine"]
+    parts = [
+        f"{machine['processor']}, {machine['cores']} cores ({machine['logical_cores']} threads), "
+        f"{machine['instructions']}"
+    ]
+    if "memory" in machine:
+        parts.append(f"{machine['memory'] / 2**30:.0f} GiB memory")
+    if "gpu" in machine:
+        parts.append(machine["gpu"])
+    parts += [machine["system"], f"Python {machine['python']}"]
+    parts += [f"{name} {version}" for name, version in machine["versions"].items()]
+    return "Machine: " + "; ".join(parts) + "."
+
+
+def _seconds(value: float) -> str:
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f}"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:,.0f}"
+
+
+def _find(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:
+    return next((r for r in rows if all(r[key] == value for key, value in wanted.items())), None)
+
+
+def _peaks(found: dict[str, Any]) -> dict[str, float]:
+    names = {name for each in found["peaks"] for name in each}
+    return {
+        name: max(each[name] for each in found["peaks"] if name in each) for name in sorted(names)
+    }
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+def goals(found: dict[str, Any]) -> list[str]:
+    """What the project set itself, and what came out; left out where it was not measured."""
+    rows = found["rows"]
+    peaks = _peaks(found)
+    shape, tokens = BASE
+    case = {"shape": shape, "tokens": tokens}
+    ours = _find(rows, way="ours", kinds="hidden", **case)
+    every = _find(rows, way="ours", kinds="all", **case)
+    lines: list[Sequence[str]] = []
+
+    def goal(what: str, value: float, wanted: str, reached: bool) -> None:
+        lines.append((what, f"{value:.2f}", wanted, "yes" if reached else "no"))
+
+    for way, least in (("plain", 8), ("causal-tracer", 8), ("transformer-lens", 15)):
+        short = _find(rows, way=way, kinds="hidden", **case)
+        long = _find(rows, way=way, kinds="hidden", shape=shape, tokens=LONG)
+        if short is None:
+            continue
+        name = f"{NAMES[way]}: times as long as SentiTrace"
+        goal(
+            f"{name}, {tokens} tokens", short["ratio"], f"at least {least}", short["ratio"] >= least
+        )
+        if long is not None:
+            reached = long["ratio"] >= short["ratio"]
+            goal(f"{name}, {LONG} tokens", long["ratio"], "no smaller", reached)
+    if ours is not None and found["options"]["device"] == "cpu":
+        for name, value in peaks.items():
+            share = ours["gflops"] / value
+            goal(
+                f"share of the matrix peak ({name} product), {tokens} tokens, hidden",
+                share,
+                "at least 0.85",
+                share >= 0.85,
+            )
+    if ours is not None and every is not None:
+        times = every["seconds"] / ours["seconds"]
+        goal(
+            f"all three kinds: times hidden alone, {tokens} tokens",
+            times,
+            "at most 3.5",
+            times <= 3.5,
+        )
+        first = every["first_picture"]
+        goal(
+            f"first whole picture of all three kinds: share of the trace, {tokens} tokens",
+            first,
+            "at most 0.12",
+            first <= 0.12,
+        )
+    if not lines:
+        return []
+    return [
+        "### Goals",
+        "",
+        *table(("GPT-2 small's shape", "measured", "goal", "reached"), lines),
+        "",
+    ]
+
+
+def ours_alone(found: dict[str, Any]) -> list[str]:
+    """SentiTrace's own times: operations, share of the peak, first picture, memory."""
+    peaks = _peaks(found)
+    on_cpu = found["options"]["device"] == "cpu"
+    named = list(peaks) if on_cpu else []
+    lines = []
+    for row in (row for row in found["rows"] if row["way"] == "ours"):
+        hidden = _find(
+            found["rows"], way="ours", kinds="hidden", shape=row["shape"], tokens=row["tokens"]
+        )
+        cells = [
+            row["shape"],
+            str(row["tokens"]),
+            KINDS[row["kinds"]],
+            _seconds(row["seconds"]),
+            f"{_seconds(row['fastest'])} - {_seconds(row['slowest'])}",
+            f"{row['seconds'] / hidden['seconds']:.2f}" if hidden else "",
+            f"{row['first_picture']:.1%}",
+            f"{row['operations'] / 1e12:.2f}",
+            f"{row['gflops']:,.0f}",
+            *(f"{row['gflops'] / peaks[name]:.0%}" for name in named),
+            _megabytes(row["memory"].get("device_peak", row["memory"].get("tracing", 0))),
+        ]
+        lines.append(cells)
+    head = ["shape", "tokens", "kinds", "seconds", "from - to", "times hidden alone"]
+    head += ["first picture after", "10^12 operations needed", "GFLOP/s on these"]
+    head += [f"share of the {name} peak" for name in named] + ["memory while tracing, MB"]
+    text = []
+    if on_cpu:
+        measured = ", ".join(f"{name} {value:,.0f} GFLOP/s" for name, value in peaks.items())
+        text = [
+            f"Matrix peak on {found['options']['threads']} threads, measured in the same run: "
+            f"{measured}. `plain` is torch's own float32 product, `packed` oneDNN's with stored "
+            "weights, which SentiTrace uses; the share of the larger is the honest one. The needed "
+            "operations are defined in the docstring of `trace.py`.",
+            "",
+        ]
+    return ["### SentiTrace alone", "", *text, *table(head, lines), ""]
+
+
+def all_ways(found: dict[str, Any]) -> list[str]:
+    """Every way on every case."""
+    lines = []
+    for row in sorted(
+        found["rows"],
+        key=lambda row: (row["shape"], row["tokens"], row["kinds"] != "hidden"),
+    ):
+        memory = row["memory"]
+        lines.append(
+            [
+                row["shape"],
+                str(row["tokens"]),
+                KINDS[row["kinds"]],
+                NAMES[row["way"]],
+                _seconds(row["seconds"]),
+                f"{row['ratio']:.1f}",
+                "" if row["difference"] is None else f"{row['difference']:.1e}",
+                _megabytes(memory["peak"]),
+                _megabytes(memory["peak"] - row["weights"]),
+                _megabytes(memory["tracing"]) if "tracing" in memory else "",
+                f"{row['measured_cells']} of {row['cells']}",
+                f"{row['measured_samples']} of {row['samples']}",
+            ]
+        )
+    head = ["shape", "tokens", "kinds", "way", "seconds", "ratio to ours"]
+    head += ["largest difference (nats)", "peak memory, MB", "above the weights, MB"]
+    head += ["while tracing, MB", "measured cells", "measured samples"]
+    versions = {
+        f"{name} {version}"
+        for row in found["rows"]
+        if row["way"] not in ("ours", "plain", "batched")
+        for name, version in row["versions"].items()
+        if name in ("causal-tracer", "transformer-lens")
+    }
+    peers = f" Peers: {', '.join(sorted(versions))}." if versions else ""
+    return [
+        "### All ways",
+        "",
+        "Same weights, token ids, noise and samples, each way in a process of its own. Where "
+        "'measured cells' (of each kind) or 'measured samples' are fewer than all, the seconds "
+        "are those of the measured ones scaled to all: cells evenly spaced over layers and "
+        "positions, the first samples. A full pass costs the same whatever the cell. The "
+        "difference is the largest of log P(word) after restoration over the measured cells. "
+        "TransformerLens has no windows of layers: for all three kinds its time is that of "
+        "single layers, and its difference that of hidden." + peers,
+        "",
+        *table(head, lines),
+        "",
+    ]
+
+
+def figure(found: dict[str, Any]) -> alt.VConcatChart | None:
+    """Seconds against tokens for every shape, and against layers at GPT-2's width."""
+    frame = pd.DataFrame(
+        [
+            {key: row[key] for key in ("shape", "tokens", "layers", "way", "kinds", "seconds")}
+            for row in found["rows"] + found["growth"]
+        ]
+    )
+    frame = frame[frame["kinds"] == "hidden"].assign(way=frame["way"].map(NAMES))
+    grown = frame["shape"].str.contains("@")
+    order = [name for name in NAMES.values() if name in set(frame["way"])]
+    way = alt.Color("way:N", title=None, sort=order).scale(scheme="tableau10")
+    seconds = alt.Y("seconds:Q", title="seconds (log scale)").scale(type="log")
+    lines = []
+    if (~grown).any():
+        lines.append(
+            alt.Chart(frame[~grown])
+            .mark_line(point=True)
+            .encode(
+                alt.X("tokens:Q", title="tokens").scale(type="log", nice=False),
+                seconds,
+                way,
+                alt.Column("shape:N", title=None),
+            )
+            .properties(width=200, height=220)
+        )
+    if grown.any():
+        lines.append(
+            alt.Chart(frame[grown])
+            .mark_line(point=True)
+            .encode(
+                alt.X("layers:Q", title="layers, GPT-2's width, 20 tokens").scale(
+                    type="log", nice=False
+                ),
+                seconds,
+                way,
+            )
+            .properties(width=200, height=220)
+        )
+    return alt.vconcat(*lines).configure_view(stroke=None) if lines else None
+
+
+def traces(name: str, found: dict[str, Any]) -> list[str]:
+    """The sections of one run of `benchmarks.trace`."""
+    options = found["options"]
+    title = "Traces" if name == "trace" else f"Traces: {name.removeprefix('trace-')}"
+    where = f"{options['device']}, {options['dtype']}, {options['threads']} threads"
+    lines = [
+        f"## {title}",
+        "",
+        machine_line(found) + f" Run on {found['date']}: {where}, "
+        f"{options['samples']} noise samples.",
+        "",
+    ]
+    lines += goals(found) + ours_alone(found) + all_ways(found)
+    chart = figure(found)
+    if chart is not None:
+        path = export_figure(chart, HERE / f"{name.replace('trace', FIGURE, 1)}.svg")
+        lines += [
+            "### Growth with length and layers",
+            "",
+            f"![Seconds of a hidden trace against tokens and layers]({path.name})",
+            "",
+        ]
+    return lines
+
+
+def kernels(found: dict[str, Any]) -> list[str]:
+    """Plain against packed products."""
+    frame = pd.DataFrame(found["rows"])
+    lines = [
+        [
+            f"{row.weight} ({row.out} x {row.in_})",
+            str(row.threads),
+            str(row.rows),
+            f"{row.plain:,.0f}",
+            f"{row.packed:,.0f}",
+            f"{row.ratio:.2f}",
+            f"{row.difference:.0e}",
+        ]
+        for row in frame.rename(columns={"in": "in_"}).itertuples()
+    ]
+    head = ["weight (out x in)", "threads", "rows", "plain GFLOP/s", "packed GFLOP/s", "ratio"]
+    return [
+        "## Kernels",
+        "",
+        machine_line(found),
+        "",
+        "torch's own float32 linear layer against the same with the weight stored in oneDNN's "
+        "order (`core/kernels.py`). The difference is relative to the largest product.",
+        "",
+        *table([*head, "largest difference"], lines),
+        "",
+    ]
+
+
+def startup(found: dict[str, Any]) -> list[str]:
+    """Seconds until something can be traced."""
+    goals_of = {"import core": 1.0, "load_model": 3.0, "load_model with its imports": None}
+    lines = []
+    for name, measured in found["seconds"].items():
+        goal = goals_of[name]
+        reached = "" if goal is None else "yes" if measured["best"] <= goal else "no"
+        wanted = "" if goal is None else f"at most {goal:.0f}"
+        lines.append((f"`{name}`", f"{measured['best']:.2f}", wanted, reached))
+    return [
+        "## Start",
+        "",
+        machine_line(found),
+        "",
+        "Best of three fresh processes. `load_model` is the embedded model's; its imports are "
+        "torch and transformers.",
+        "",
+        *table(("", "seconds", "goal", "reached"), lines),
+        "",
+    ]
+
+
+def report() -> str:
+    """The whole report."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `python -m benchmarks.results` from `results/*.json`; `make bench` measures "
+        "anew. Times are of one machine that did nothing else.",
+        "",
+    ]
+    for path in sorted(RESULTS.glob("trace*.json")):
+        found = load(path.stem)
+        assert found is not None
+        lines += traces(path.stem, found)
+    for name, section in (("kernels", kernels), ("startup", startup)):
+        found = load(name)
+        if found is not None:
+            lines += section(found)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    (HERE / "RESULTS.md").write_text(report(), encoding="utf-8")
+    print(HERE / "RESULTS.md")
