@@ -155,7 +155,7 @@ def ours_alone(found: dict[str, Any]) -> list[str]:
             f"{_seconds(row['fastest'])} - {_seconds(row['slowest'])}",
             f"{row['seconds'] / hidden['seconds']:.2f}" if hidden else "",
             f"{row['first_picture']:.1%}",
-            f"{row['operations'] / 1e12:.2f}",
+            f"{row['operations'] / 1e12:.3g}",
             f"{row['gflops']:,.0f}",
             *(f"{row['gflops'] / peaks[name]:.0%}" for name in named),
             _megabytes(row["memory"].get("device_peak", row["memory"].get("tracing", 0))),
@@ -230,44 +230,36 @@ def all_ways(found: dict[str, Any]) -> list[str]:
 
 def figure(found: dict[str, Any]) -> alt.VConcatChart | None:
     """Seconds against tokens for every shape, and against layers at GPT-2's width."""
-    frame = pd.DataFrame(
-        [
-            {key: row[key] for key in ("shape", "tokens", "layers", "way", "kinds", "seconds")}
-            for row in found["rows"] + found["growth"]
-        ]
-    )
-    frame = frame[frame["kinds"] == "hidden"].assign(way=frame["way"].map(NAMES))
-    grown = frame["shape"].str.contains("@")
-    order = [name for name in NAMES.values() if name in set(frame["way"])]
-    way = alt.Color("way:N", title=None, sort=order).scale(scheme="tableau10")
-    seconds = alt.Y("seconds:Q", title="seconds (log scale)").scale(type="log")
     lines = []
-    if (~grown).any():
-        lines.append(
-            alt.Chart(frame[~grown])
+    for rows, across, title in (
+        (found["rows"], "tokens", "tokens"),
+        (found["growth"], "layers", "layers (GPT-2's width, 20 tokens)"),
+    ):
+        frame = pd.DataFrame([row for row in rows if row["kinds"] == "hidden"])
+        if frame.empty:
+            continue
+        frame["way"] = frame["way"].map(NAMES)
+        ticks = sorted(int(value) for value in frame[across].unique())
+        chart = (
+            alt.Chart(frame[[across, "seconds", "way", "shape"]])
             .mark_line(point=True)
             .encode(
-                alt.X("tokens:Q", title="tokens").scale(type="log", nice=False),
-                seconds,
-                way,
-                alt.Column("shape:N", title=None),
-            )
-            .properties(width=200, height=220)
-        )
-    if grown.any():
-        lines.append(
-            alt.Chart(frame[grown])
-            .mark_line(point=True)
-            .encode(
-                alt.X("layers:Q", title="layers, GPT-2's width, 20 tokens").scale(
-                    type="log", nice=False
+                alt.X(f"{across}:Q", title=title, axis=alt.Axis(values=ticks)).scale(
+                    type="log", nice=False, padding=10
                 ),
-                seconds,
-                way,
+                alt.Y("seconds:Q", title="seconds (log scale)").scale(type="log"),
+                alt.Color("way:N", title=None, sort=list(NAMES.values())).scale(
+                    domain=list(NAMES.values()), scheme="tableau10"
+                ),
             )
             .properties(width=200, height=220)
         )
-    return alt.vconcat(*lines).configure_view(stroke=None) if lines else None
+        if across == "tokens":
+            chart = chart.facet(column=alt.Column("shape:N", title=None))
+        lines.append(chart)
+    if not lines:
+        return None
+    return alt.vconcat(*lines).configure_view(stroke=None).configure_legend(labelLimit=0)
 
 
 def traces(name: str, found: dict[str, Any]) -> list[str]:
@@ -279,7 +271,8 @@ def traces(name: str, found: dict[str, Any]) -> list[str]:
         f"## {title}",
         "",
         machine_line(found) + f" Run on {found['date']}: {where}, "
-        f"{options['samples']} noise samples.",
+        f"{options['samples']} noise samples; load of the machine before it began: "
+        f"{found['load']:.2f}.",
         "",
     ]
     lines += goals(found) + ours_alone(found) + all_ways(found)
@@ -352,7 +345,7 @@ def report() -> str:
         "# Results",
         "",
         "Written by `python -m benchmarks.results` from `results/*.json`; `make bench` measures "
-        "anew. Times are of one machine that did nothing else.",
+        "anew.",
         "",
     ]
     for path in sorted(RESULTS.glob("trace*.json")):

@@ -508,11 +508,15 @@ def main() -> None:
     if not is_on_disk(EMBEDDED):
         raise SystemExit("The embedded model is not prepared: run `make setup` first.")
     began = time.time()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    if load > 0.5:
+        say(f"Other work is under way (load {load:.1f}): the times will be too long.")
     at_least = 0.05 if options.quick else 0.3
     peaks = [peak(options.threads, at_least)]
     say(f"matrix peak, GFLOP/s: {peaks[0]}")
     found: dict[str, Any] = {
         "machine": describe(),
+        "load": load,
         "date": time.strftime("%Y-%m-%d"),
         "options": {name: value for name, value in vars(options).items() if name != "output"},
         "rows": [],
