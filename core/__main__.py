@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from core.models import Model
-    from core.probes import Features, Probe
+    from core.probes import Features, Probe, Words
     from core.results import Proxy, TraceResult
     from core.runs import Kind
 
@@ -157,12 +157,21 @@ def _probe_options(command: Command) -> Command:
             ),
             click.option(
                 "--features",
-                type=click.Choice(["logit_pair", "probabilities"]),
-                help="What the probe reads.  [default: logit_pair]",
+                metavar="NAME",
+                help="What the probe reads: logit_pair, probabilities, verbalizers, hidden (the "
+                "best layer) or hidden:LAYER.  [default: logit_pair]",
             ),
             click.option("--suffix", help='Put after the tweet.  [default: " I am feeling"]'),
-            click.option("--good", help='The positive word, one token.  [default: " good"]'),
-            click.option("--bad", help='The negative word, one token.  [default: " bad"]'),
+            click.option(
+                "--good",
+                multiple=True,
+                help='The positive word, one token; verbalizers take several.  [default: " good"]',
+            ),
+            click.option(
+                "--bad",
+                multiple=True,
+                help='The negative word, one token; verbalizers take several.  [default: " bad"]',
+            ),
         )
     ):
         command = option(command)
@@ -190,6 +199,19 @@ _progress_option = click.option(
     metavar="FILE.json",
     help="Where to write the probe.  [default: kept in the cache folder, where `trace` finds it]",
 )
+@click.option(
+    "--report",
+    "report_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write the whole report there: the probe as JSON, every table as CSV.",
+)
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    show_default=True,
+    help="Hold the probe against controls; the untrained twin has to encode the texts as well.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the probe as JSON.")
 @_progress_option
 def probe(
@@ -199,15 +221,17 @@ def probe(
     data: str | None,
     features: Features | None,
     suffix: str | None,
-    good: str | None,
-    bad: str | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
     folds: int,
     seed: int,
     out: Path | None,
+    report_folder: Path | None,
+    controls: bool,
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Train a probe that reads a tweet's sentiment from the model's next token, and judge it."""
+    """Train a probe that reads a tweet's sentiment from the model, and judge it."""
     if out is not None:
         _check_out(out, ("json",))
     from core.datasets import load_dataset
@@ -228,28 +252,67 @@ def probe(
             dataset=data,
             progress=lambda done, total: show(done / total),
         )
+    if controls:
+        from core.controls import with_controls
+        from core.models import load_model
+
+        twin = load_model(name or _default_name(), device=device, dtype=dtype, untrained=True)
+        with _bar(f"Encoding {len(tweets):,} texts by the untrained twin", progress) as show:
+            trained = with_controls(
+                trained,
+                model,
+                tweets,
+                twin=twin,
+                progress=lambda done, total: show(done / total),
+            )
     if out is not None:
         with _writing(out):
             trained.save(out)
     else:
         out = keep(trained)
+    if report_folder is not None:
+        _write_report(trained, report_folder)
     if as_json:
         click.echo(out.read_text(encoding="utf-8"), nl=False)
         return
-    click.echo(_describe_probe(trained))
+    _print_probe(trained)
+    if report_folder is not None:
+        click.echo(f"Report in {report_folder}")
     click.echo(f"Saved as {out}")
 
 
-def _describe_probe(trained: Probe) -> str:
+def _print_probe(trained: Probe) -> None:
+    from core.scores import METRICS
+
     report = trained.report
-    return (
-        f"Probe of {trained.model_name} ({trained.features}) on {report.n:,} texts"
-        f"{f' of {trained.dataset}' if trained.dataset else ''}:\n"
+    at = "" if trained.layer is None else f", layer {trained.layer}"
+    click.echo(
+        f"Probe of {trained.model_name} ({trained.features}{at}) on {report.n:,} texts"
+        f"{f' of {trained.dataset}' if trained.dataset else ''}:"
+    )
+    click.echo(
         f"  accuracy  {report.accuracy:.1%} (95% interval {report.accuracy_low:.1%} to "
         f"{report.accuracy_high:.1%}), {report.folds}-fold cross-validation\n"
         f"  macro-F1  {report.macro_f1:.1%}\n"
-        f"  majority  {report.majority:.1%} (the accuracy of always saying the same)"
+        f"  majority  {report.majority:.1%} (the accuracy of always saying the same)\n"
     )
+    table: list[Sequence[str]] = [("", *(name.partition(" (")[0] for name in METRICS.values()))]
+    for name, scores in (
+        ("the probe", report.scores),
+        *((control.name, control.scores) for control in report.controls),
+    ):
+        table.append((name, *(f"{scores[metric].value:.3f}" for metric in METRICS)))
+    _print_table(table, right=range(1, len(METRICS) + 1))
+    if report.verdict is not None:
+        click.echo(f"\n{report.verdict}")
+
+
+def _write_report(trained: Probe, folder: Path) -> None:
+    """Write the probe, and every table of its report, into a folder."""
+    with _writing(folder):
+        trained.save(folder / "probe.json")
+        for name, table in trained.report.tables().items():
+            _write_table(table, folder / f"{name}.csv")
 
 
 # --- trace ---------------------------------------------------------------------------------------
@@ -323,8 +386,8 @@ def trace(
     data: str | None,
     features: Features | None,
     suffix: str | None,
-    good: str | None,
-    bad: str | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
     kinds: str,
     samples: int,
     noise: float,
@@ -406,16 +469,16 @@ def _check_given(
     data: str | None,
     features: str | None,
     suffix: str | None,
-    good: str | None,
-    bad: str | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
 ) -> None:
     """A probe from a file brings its data, features, suffix and words; options may only agree."""
     for option, asked, has in (
         ("--data", data, given.dataset),
         ("--features", features, given.features),
         ("--suffix", suffix, given.suffix),
-        ("--good", good, given.words[0]),
-        ("--bad", bad, given.words[1]),
+        ("--good", good or None, given.words_positive),
+        ("--bad", bad or None, given.words_negative),
     ):
         if asked is not None and asked != has:
             raise ValueError(
@@ -522,6 +585,7 @@ def _as_json(result: TraceResult) -> Any:
             "probe": {
                 "features": result.probe.features,
                 "words": list(result.probe.words),
+                "layer": result.probe.layer,
                 "dataset": result.probe.dataset,
                 "accuracy": report.accuracy,
                 "accuracy_low": report.accuracy_low,
@@ -632,13 +696,13 @@ def _suffix(written: str | None) -> str:
     return DEFAULT_SUFFIX if written is None else written
 
 
-def _words(good: str | None, bad: str | None) -> tuple[str, str]:
+def _words(good: tuple[str, ...], bad: tuple[str, ...]) -> Words | None:
+    """The words asked for; None where none is, so that the features' own are taken."""
     from core.prompts import DEFAULT_WORDS
 
-    return (
-        DEFAULT_WORDS[0] if good is None else good,
-        DEFAULT_WORDS[1] if bad is None else bad,
-    )
+    if not (good or bad):
+        return None
+    return good or (DEFAULT_WORDS[0],), bad or (DEFAULT_WORDS[1],)
 
 
 @contextmanager

@@ -119,7 +119,9 @@ def test_models_as_json(own_home: Path) -> None:
 
 def test_probe_is_trained_reported_and_saved(data: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "probe.json"
-    result = run("probe", "--model", folder, "--features", "probabilities", "--out", out)
+    result = run(
+        *("probe", "--model", folder, "--features", "probabilities", "--no-controls", "--out", out)
+    )
     assert result.exit_code == 0, result.output
     saved = Probe.load(out)
     assert (saved.features, saved.dataset, saved.suffix) == (
@@ -134,6 +136,47 @@ def test_probe_is_trained_reported_and_saved(data: Path, folder: Path, tmp_path:
     assert result.stdout.endswith(f"Saved as {out}\n")
     assert result.stderr == ""  # not a terminal: no bar
     assert not kept_folder().exists()
+
+
+def test_probe_writes_its_whole_report(data: Path, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    pd.DataFrame(
+        {
+            "tweet": [f"{word} day {n}" for n in range(15) for word in ("great", "awful")],
+            "sentiment": ["positive", "negative"] * 15,
+        }
+    ).to_csv(file, index=False)
+    report = tmp_path / "report"
+    options = ("--data", file, "--features", "hidden", "--report", report)
+    result = run("probe", "--model", folder, *options)
+    assert result.exit_code == 0, result.output
+    saved = Probe.load(report / "probe.json")
+    assert saved.dataset == str(file)
+    assert saved.layer in range(3)
+    assert len(saved.report.controls) == 6
+    assert f"(hidden, layer {saved.layer}) on 30 texts" in result.stdout
+    assert saved.report.verdict in result.stdout
+    for control in saved.report.controls:
+        accuracy = control.scores["accuracy"].value
+        assert re.search(rf"^{control.name} +{accuracy:.3f} ", result.stdout, re.MULTILINE)
+    tables = saved.report.tables()
+    assert sorted(path.name for path in report.iterdir()) == sorted(
+        ["probe.json", *(f"{name}.csv" for name in tables)]
+    )
+    layers = pd.read_csv(report / "layers.csv")
+    np.testing.assert_allclose(layers["accuracy"], tables["layers"]["accuracy"])
+
+
+def test_verbalizers_take_several_words(data: Path, folder: Path) -> None:
+    words = ("--good", " good", "--good", " happy", "--bad", " sad")
+    result = run(
+        *("probe", "--model", folder, "--features", "verbalizers", *words),
+        *("--no-controls", "--json"),
+    )
+    printed = json.loads(result.stdout)
+    assert printed["words_positive"] == [" good", " happy"]
+    assert printed["words_negative"] == [" sad"]
+    assert printed["report"]["controls"] == []
 
 
 def test_probe_without_out_is_kept_where_trace_finds_it(

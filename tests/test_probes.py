@@ -1,80 +1,227 @@
-"""The probe: its features, its fit, and its way to a file and back."""
+"""The probe: what it reads, its fit and report, and its way to a file and back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from tiny_models import VARIANTS, make_model
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tiny_models import make_model
 from tiny_probes import make_probe
 
 from core import probes
-from core.probes import Probe, next_token_log_probs, train_probe, tweet_embedding_std
-from core.prompts import build_prompt
+from core.datasets import load_dataset
+from core.features import encode
+from core.probes import (
+    FEATURES,
+    INNER_FOLDS,
+    Choice,
+    Probe,
+    Readings,
+    choose,
+    groups_of,
+    predict_held_out,
+    split,
+    train_probe,
+    word_features,
+)
+from core.prompts import word_token
 
 TEXTS = ["good day", "terrible service, bad bad", "I love waiting", "great!", "@name awful #tag"]
+
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 @pytest.fixture(scope="module")
 def tweets() -> pd.DataFrame:
     texts = [f"{text} {number}" for number in range(8) for text in TEXTS]
-    return pd.DataFrame({"text": texts, "label": [1, 0, 1, 1, 0] * 8})
+    return pd.DataFrame({"text": texts, "label": [1, 0, 1, 1, 0] * 8, "row": range(100, 140)})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_log_probs_equal_one_plain_forward_pass_per_prompt(variant, monkeypatch):
-    monkeypatch.setattr(probes, "TOKENS_PER_BATCH", 40)  # several batches
-    model = make_model(variant)
-    prompts = [build_prompt(model, text) for text in TEXTS * 2]
-    found = next_token_log_probs(model, prompts, [17, 290])
-    for prompt, row in zip(prompts, found, strict=True):
-        logits = model.network(torch.tensor([prompt.ids])).logits[0, -1]
-        np.testing.assert_allclose(row, logits.log_softmax(-1)[[17, 290]], rtol=1e-4)
+def ids(model, *words: str) -> list[int]:
+    return [word_token(model, word) for word in words]
 
 
-def test_the_embedding_deviation_is_that_of_all_tweet_tokens_together():
-    model = make_model("gpt2")
-    prompts = [build_prompt(model, text) for text in TEXTS]
-    embedded = [model.embed(prompt.ids)[list(prompt.tweet_span)] for prompt in prompts]
-    expected = torch.cat(embedded).double().std(correction=0)
-    assert tweet_embedding_std(model, prompts) == pytest.approx(float(expected))
+# --- what it reads and how it is fitted ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("features", ["logit_pair", "probabilities"])
 def test_a_trained_probe_gives_the_log_odds_of_scikit_learn(tweets, features):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     model = make_model("llama")
     probe = train_probe(model, tweets, features=features)
-    prompts = [build_prompt(model, text) for text in tweets.text]
-    log_probs = next_token_log_probs(
-        model,
-        prompts,
-        [model.tokenizer(" good").input_ids[0], model.tokenizer(" bad").input_ids[0]],
-    )
+    log_probs = encode(model, tweets.text).log_probs(model, ids(model, " good", " bad"))
     values = np.exp(log_probs) if features == "probabilities" else log_probs
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     fitted.fit(values, tweets.label)
     np.testing.assert_allclose(
         probe.log_odds(log_probs), fitted.decision_function(values), rtol=1e-6
     )
-    assert probe.report.n == len(tweets)
-    assert probe.report.majority == pytest.approx(0.6)
-    assert probe.report.accuracy_low < probe.report.accuracy < probe.report.accuracy_high
+    assert (probe.reads, probe.layer, probe.words) == ("words", None, (" good", " bad"))
+
+
+def test_a_probe_of_states_gives_the_log_odds_of_scikit_learn(tweets):
+    model = make_model("llama")
+    probe = train_probe(model, tweets, features="hidden:2")
+    states = encode(model, tweets.text).states(2)
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=probe.penalty, max_iter=1000))
+    fitted.fit(states.astype(float), tweets.label)
+    np.testing.assert_allclose(
+        probe.log_odds_of_states(states), fitted.decision_function(states), rtol=1e-5, atol=1e-5
+    )
+    assert (probe.reads, probe.layer, probe.features) == ("states", 2, "hidden:2")
+    assert [point.layer for point in probe.report.layers] == [0, 1, 2, 3]
+
+
+def test_one_word_a_side_makes_verbalizers_the_logit_pair(tweets):
+    model = make_model("gpt2")
+    pair = train_probe(model, tweets)
+    lists = train_probe(model, tweets, features="verbalizers", words=([" good"], [" bad"]))
+    assert lists.coefficients == pytest.approx(pair.coefficients)
+    assert lists.report.log_odds == pytest.approx(pair.report.log_odds)
+
+
+def test_verbalizers_sum_the_probabilities_of_each_side(tweets):
+    model = make_model("gpt2")
+    words = ([" good", " great", " happy"], [" bad", " sad"])
+    try:
+        token_ids = ids(model, *words[0], *words[1])
+    except ValueError:
+        words = ([" good", " happy", " good"], [" bad", " sad"])
+        token_ids = ids(model, " good", " happy", " bad", " sad")
+    probe = train_probe(model, tweets, features="verbalizers", words=words)
+    many = len(probe.words_positive)
+    log_probs = encode(model, tweets.text).log_probs(model, token_ids)
+    sums = np.stack([np.exp(log_probs[:, :many]).sum(1), np.exp(log_probs[:, many:]).sum(1)], 1)
+    np.testing.assert_allclose(np.exp(word_features("verbalizers", log_probs, many)), sums)
+    assert probe.words == (" good", " bad")
+    assert np.isfinite(probe.log_odds(log_probs)).all()
+
+
+# --- cross-validation ----------------------------------------------------------------------------
+
+
+def noise(layers: int, texts: int = 120) -> tuple[Readings, np.ndarray]:
+    """Layers of pure noise and labels that have nothing to do with them."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(layers, texts, 8))
+    return (
+        Readings(lambda layer: values[layer], tuple(range(layers)), (0.01, 1.0)),
+        random.integers(0, 2, texts),
+    )
+
+
+def test_choosing_among_many_layers_of_noise_finds_nothing():
+    readings, labels = noise(60)
+    groups = np.arange(len(labels))
+    splits = split(labels, groups, 5, 0)
+    odds = predict_held_out(readings, labels, groups, splits, 0)
+    assert np.mean((odds > 0) == labels) == pytest.approx(0.5, abs=0.12)
+    # ... where the best of the layers by its own folds looks like a finding.
+    flattered = max(
+        np.mean(
+            (predict_held_out(replace(readings, layers=(layer,)), labels, groups, splits, 0) > 0)
+            == labels
+        )
+        for layer in readings.layers
+    )
+    assert flattered > 0.6
+
+
+def test_the_layer_that_knows_the_label_is_chosen():
+    readings, labels = noise(6)
+    groups = np.arange(len(labels))
+
+    def values(layer: int) -> np.ndarray:
+        found = readings.values(layer).copy()
+        if layer == 4:
+            found[:, 0] += 3 * labels
+        return found
+
+    informed = Readings(values, readings.layers, (0.001, 1.0))
+    assert choose(informed, labels, groups, 0) == Choice(4, 1.0)
+    odds = predict_held_out(informed, labels, groups, split(labels, groups, 5, 0), 0)
+    assert np.mean((odds > 0) == labels) > 0.85
+
+
+def test_held_out_predictions_never_see_their_own_fold():
+    readings, labels = noise(3)
+    groups = np.arange(len(labels))
+    splits = split(labels, groups, 4, 0)
+    odds = predict_held_out(readings, labels, groups, splits, 0)
+    train, held_out = splits[0]
+    turned = labels.copy()
+    turned[held_out] = 1 - turned[held_out]
+    again = predict_held_out(readings, turned, groups, splits, 0)
+    np.testing.assert_array_equal(again[held_out], odds[held_out])
+    assert (again[train] != odds[train]).any()
+
+
+def test_texts_that_say_the_same_never_straddle_folds():
+    texts = [f"text {n}" for n in range(30)] + [f"TEXT  {n}" for n in range(30)]
+    frame = pd.DataFrame({"text": texts, "label": [n % 2 for n in range(30)] * 2})
+    groups = groups_of(frame)
+    assert (groups[:30] == groups[30:]).all()
+    for folds in (3, INNER_FOLDS, 5):
+        for train, held_out in split(frame.label.to_numpy(), groups, folds, 0):
+            assert not set(groups[train]) & set(groups[held_out])
+    named = groups_of(frame.assign(group=[f"g{n // 4}" for n in range(60)]))
+    assert (
+        named.tolist()
+        == np.unique([f"g{n // 4}" for n in range(60)], return_inverse=True)[1].tolist()
+    )
+
+
+def test_folds_that_would_learn_from_one_label_are_refused():
+    labels = np.array([0] * 10 + [1] * 10)
+    groups = np.array([*range(10), *([10] * 10)])  # all positive texts say the same
+    with pytest.raises(ValueError, match="both labels"):
+        split(labels, groups, 5, 0)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def test_the_report_is_of_held_out_predictions(tweets):
+    report = train_probe(make_model("llama"), tweets, features="hidden").report
+    assert (report.n, report.folds) == (40, 5)
+    assert report.majority == pytest.approx(0.6)
+    assert report.rows == tuple(range(100, 140))
+    assert report.labels == tuple(tweets.label)
+    right = (np.array(report.log_odds) > 0) == tweets.label
+    assert report.accuracy == pytest.approx(right.mean())
+    assert report.accuracy_low <= report.accuracy <= report.accuracy_high
+    texts = [point.texts for point in report.learning]
+    assert texts == sorted(texts)
+    assert texts[-1] == 32
+    assert set(report.tables()) >= {
+        "scores",
+        "confusion",
+        "calibration",
+        "roc",
+        "learning",
+        "layers",
+    }
+
+
+def test_another_seed_makes_other_folds(tweets):
+    model = make_model("gpt2")
+    first, same, other = (train_probe(model, tweets, seed=seed) for seed in (0, 0, 1))
+    assert first == same
+    assert first.coefficients == other.coefficients
+    assert first.report.log_odds != other.report.log_odds
 
 
 def test_progress_counts_every_tweet(tweets):
     seen: list[tuple[int, int]] = []
     train_probe(make_model("gpt2"), tweets, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (len(tweets), len(tweets))
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_probe_is_trained_once_and_then_kept(tweets, tmp_path, monkeypatch):
-    monkeypatch.setenv("SENTITRACE_HOME", str(tmp_path))
+def test_a_probe_is_trained_once_and_then_kept(tweets):
     model = make_model("gpt2")
     first = probes.probe_for(model, tweets, dataset="made by hand")
     calls = model.block_calls
@@ -89,10 +236,23 @@ def test_a_probe_is_trained_once_and_then_kept(tweets, tmp_path, monkeypatch):
     assert probes.kept_probes("another model") == []
     (probes.kept_folder() / "broken.json").write_text("{")
     assert len(probes.kept_probes(model.identity)) == 2
+    probes.forget(other)
+    assert probes.kept_probes(model.identity) == [first]
+
+
+@pytest.mark.parametrize("features", [*FEATURES, "hidden:1"])
+def test_a_trained_probe_returns_from_json_unchanged(tweets, features, monkeypatch):
+    words = ([" good", " happy"], [" bad", " sad"]) if features == "verbalizers" else None
+    probe = train_probe(make_model("gpt2"), tweets, features=features, words=words, name="mine")
+    assert Probe.from_json(probe.to_json()) == probe
+    assert probe.title == "mine"
+    assert replace(probe, name="", dataset="tweets").title.startswith(features)
 
 
 def test_a_probe_returns_from_its_file_unchanged(tmp_path):
     probe = make_probe(make_model("gpt2"))
+    (tmp_path / "at").mkdir()
+    tmp_path = tmp_path / "at"
     probe.save(tmp_path / "probe.json")
     assert Probe.load(tmp_path / "probe.json") == probe
     assert [path.name for path in tmp_path.iterdir()] == ["probe.json"]
@@ -116,6 +276,10 @@ def test_a_probe_returns_from_its_file_unchanged(tmp_path):
         ({"mean": [1.0]}, "mean"),
         ({"intercept": [0.0]}, "intercept"),
         ({"report": {}}, "report"),
+        ({"penalty": 0.0}, "penalty"),
+        ({"name": None}, "name"),
+        ({"scale": [1.0]}, "scale"),
+        ({"mean": [], "scale": [], "coefficients": []}, "mean"),
         ({"report": None}, "report"),
         ({"seed": 1.5}, "seed"),
         ({"versions": {"torch": 2}}, "versions"),
@@ -148,13 +312,58 @@ def test_a_missing_file_is_refused_in_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [([2] * 40, "2"), ([1] * 40, "0 negative"), ([0] * 3 + [1] * 37, "3 negative")],
+    [
+        ([2] * 40, "2"),
+        ([1] * 40, "0 different negative"),
+        ([0] * 3 + [1] * 37, "3 different negative"),
+    ],
 )
 def test_labels_that_cannot_be_learned_from_are_refused(tweets, labels, words):
     with pytest.raises(ValueError, match=words):
         train_probe(make_model("gpt2"), tweets.assign(label=labels))
 
 
-def test_unknown_features_are_refused(tweets):
-    with pytest.raises(ValueError, match="attention"):
-        train_probe(make_model("gpt2"), tweets, features="attention")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"features": "attention"}, "attention"),
+        ({"features": "hidden:"}, "name no layer"),
+        ({"features": "hidden:two"}, "name no layer"),
+        ({"features": "hidden:-1"}, "name no layer"),
+        ({"features": "hidden:4"}, "layers 0 to 3"),
+        ({"features": "logit_pair:1"}, "not known"),
+        ({"words": ([" good", " happy"], " bad")}, "verbalizers"),
+        ({"words": ([], " bad")}, "at least one of each"),
+        ({"words": (" good", " good")}, "both sentiments"),
+        ({"words": (" unbelievable", " bad")}, "unbelievable"),
+        ({"folds": 1}, "2 folds"),
+        ({"folds": 30}, "too few for 30 folds"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_encoding(tweets, options, words):
+    model = make_model("gpt2")
+    with pytest.raises(ValueError, match=words) as refused:
+        train_probe(model, tweets, **options)
+    assert "\n" not in str(refused.value)
+
+
+# --- the real model and tweets -------------------------------------------------------------------
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize(
+    ("features", "least"),
+    [("logit_pair", 0.84), ("probabilities", 0.82), ("verbalizers", 0.85), ("hidden", 0.92)],
+)
+def test_the_embedded_model_knows_the_sentiment_of_tweets(
+    embedded_home, embedded_model, features, least, monkeypatch
+):
+    monkeypatch.setenv("SENTITRACE_HOME", str(embedded_home))  # encoded once for all tests
+    report = train_probe(embedded_model, load_dataset("vader-tweets"), features=features).report
+    assert report.accuracy >= least
+    assert report.n == 3432
+    assert report.majority == pytest.approx(0.683, abs=0.001)
+    if features == "hidden":
+        accuracies = [point.accuracy.value for point in report.layers]
+        assert accuracies[0] < 0.8  # the middle layers know what the first does not
+        assert 10 < int(np.argmax(accuracies)) < 25

@@ -1,7 +1,30 @@
 """A probe with numbers of its own, for tests in which a fitted one would say nothing more."""
 
 from core.models import Model
-from core.probes import Probe, Report
+from core.probes import Probe
+from core.scores import Report, Score
+
+
+def make_report() -> Report:
+    """80% right of 100 texts, 60 of them positive."""
+    labels = (1,) * 60 + (0,) * 40
+    right = ([True] * 4 + [False]) * 20
+    return Report(
+        scores={
+            "accuracy": Score(0.8, 0.7, 0.9),
+            "balanced_accuracy": Score(0.78, 0.68, 0.88),
+            "macro_f1": Score(0.75, 0.65, 0.85),
+            "roc_auc": Score(0.85, 0.75, 0.95),
+            "brier": Score(0.15, 0.1, 0.2),
+        },
+        folds=5,
+        rows=tuple(range(100)),
+        labels=labels,
+        log_odds=tuple(
+            (1.0 if (label == 1) == hit else -1.0) * (0.5 + row / 100)
+            for row, (label, hit) in enumerate(zip(labels, right, strict=True))
+        ),
+    )
 
 
 def make_probe(model: Model) -> Probe:
@@ -17,15 +40,7 @@ def make_probe(model: Model) -> Probe:
         scale=(1.5, 2.0),
         coefficients=(1.2, -0.7),
         intercept=0.3,
-        report=Report(
-            accuracy=0.8,
-            accuracy_low=0.7,
-            accuracy_high=0.9,
-            macro_f1=0.75,
-            majority=0.6,
-            n=100,
-            folds=5,
-        ),
+        report=make_report(),
         dataset="made by hand",
         dataset_hash="0" * 64,
         embedding_std=0.3,
