@@ -183,6 +183,7 @@ class Queue:
         # Re-entrant: a progress report is read while the queue's state is held.
         self._changed = threading.Condition(threading.RLock())
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # the next owner stands first
+        self._running: Job | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -217,13 +218,18 @@ class Queue:
             self._changed.notify_all()
         return job
 
-    def close(self) -> None:
-        """Stop what waits, and let the thread go after the job that runs."""
+    def close(self, patience: float = 0.0) -> None:
+        """Stop everything and take nothing more; wait up to `patience` seconds for the thread."""
         with self._changed:
             self._closed = True
             for job in [job for line in self._waiting.values() for job in line]:
                 job.stop()
+            if self._running is not None:
+                self._running.stop()
             self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and patience > 0:
+            thread.join(patience)
 
     def _serve(self) -> None:
         while True:
@@ -231,14 +237,16 @@ class Queue:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
-                job = self._next()
+                job = self._running = self._next()
             if job._wanted():
                 job._run()
             else:
                 with self._changed:
                     if job._state == "waiting":
                         job._end("stopped")
-            del job  # the thread must not keep the last result alive while it waits
+            # The thread must not keep the last result alive while it waits.
+            self._running = None
+            del job
 
     def _next(self) -> Job:
         owner, line = self._waiting.popitem(last=False)

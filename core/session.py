@@ -5,6 +5,7 @@ The only module of `core` that knows Streamlit.
 
 from __future__ import annotations
 
+import atexit
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,10 @@ MODELS_IN_MEMORY = 2
 @st.cache_resource(show_spinner=False)
 def queue() -> Queue:
     """The server's one queue: all users' background work stands in it."""
-    return Queue()
+    jobs = Queue()
+    # A thread that still computes while Python takes itself apart brings the process down.
+    atexit.register(jobs.close, patience=5.0)
+    return jobs
 
 
 @st.cache_resource(show_spinner=False, max_entries=MODELS_IN_MEMORY)

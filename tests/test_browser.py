@@ -57,7 +57,7 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     expect_panels(page)
     expect(page.get_by_role("heading", name=re.compile(r"P\(positive\)"))).to_be_visible()
     first = panel(page, "Hidden state")
-    expect(first.get_by_text("terrible *")).to_be_visible()
+    expect(first.get_by_text("service *")).to_be_visible()
 
     # A further sample redraws the same chart, where it stands.
     drawing = first.locator("svg, canvas").first.element_handle()
@@ -87,7 +87,7 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     # On a narrow screen the panels stand one below the other, each with its tokens, in the page.
     page.set_viewport_size({"width": 420, "height": 1000})
     for title in PANELS:
-        expect(panel(page, title).get_by_text("terrible *")).to_be_visible()
+        expect(panel(page, title).get_by_text("service *")).to_be_visible()
     boxes = [panel(page, title).bounding_box() for title in PANELS]
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 420 for box in boxes)
@@ -95,7 +95,7 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     # The picture can be taken away.
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as SVG").click()
-    assert "terrible" in download.value.path().read_text(encoding="utf-8")
+    assert "service *" in download.value.path().read_text(encoding="utf-8")
 
 
 def test_a_tweet_that_cannot_be_read_gets_one_sentence(page):

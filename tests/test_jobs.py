@@ -249,3 +249,16 @@ def test_a_closed_queue_takes_no_more_work():
     queue.close()
     with pytest.raises(RuntimeError, match="closed"):
         queue.submit("ann", Held())
+
+
+def test_closing_stops_the_job_that_runs_and_waits_for_the_thread():
+    queue = Queue()
+    work = Held()
+    job, waiting = queue.submit("ann", work), queue.submit("bob", Held())
+    assert work.started.wait(PATIENCE)
+    work.go(3)
+    queue.close(patience=PATIENCE)
+    assert not queue._thread.is_alive()
+    assert waiting.progress().state == "stopped"
+    assert job.progress().state in ("stopped", "done")
+    assert work.closed.is_set()
