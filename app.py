@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from core.session import ASSETS, theme
+from core.session import ASSETS
 
 st.set_page_config("SentiTrace", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.html(ASSETS / "style.css")
-st.logo(str(ASSETS / f"logo-{theme()}.svg"))
+st.logo(str(ASSETS / "logo.svg"))
 st.navigation(
     [
         st.Page("pages/trace.py", title="Trace", default=True),

@@ -121,6 +121,7 @@ def _panel(
             f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
         )
     token_labels = _labels(frame)
+    layers = int(cells["layer"].max()) + 1
     layer_axis: dict[str, Any] = {
         "title": "layer",
         "titlePadding": 2,
@@ -128,7 +129,7 @@ def _panel(
         "titleFontWeight": "normal",
         "labelAngle": 0,
         "labelOverlap": True,
-        "values": _ticks(int(cells["layer"].max()) + 1),
+        "values": _ticks(layers),
         "grid": False,
         "ticks": False,
         "domain": False,
@@ -140,8 +141,8 @@ def _panel(
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         " : 'needs two samples'"
     )
-    # A little wider than its column, so that no line of background shows between two cells.
-    effects = base.mark_rect(aria=False, width={"band": 1.04}).encode(
+    # Wider than its column by half a pixel or so, lest background shows between two cells.
+    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 750}).encode(
         x,
         y,
         color=alt.Color("effect:Q").scale(_scale(end, theme)).legend(None),

@@ -1,5 +1,7 @@
 """Take the pictures of the dashboard that the documentation shows: `make screenshots`.
 
+Needs the repository's root on PYTHONPATH, and what `make setup` prepares.
+
 Every state of the Trace page, at 1440 and 420 pixels, in the light and the dark theme, on the
 embedded model. The page scrolls inside itself, so that a picture is as high as its window.
 """
@@ -13,7 +15,6 @@ from playwright.sync_api import Browser, Page, expect
 from served import borrowed_home, browse, open_dashboard, serve
 
 from core.cache import home
-from core.session import example_tweets
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 EXAMPLE = "Cancelled flight"
@@ -50,7 +51,7 @@ def take(browser: Browser, address: str, theme: str) -> None:
 
     page.set_viewport_size(WIDE)
     page.get_by_text(EXAMPLE).click()
-    expect(page.get_by_label("Tweet")).to_have_value(example_tweets()[EXAMPLE])
+    expect(page.get_by_label("Tweet")).not_to_be_empty()
     page.get_by_role("button", name="Run trace").click()
     expect(page.get_by_text("Hidden state", exact=True)).to_be_visible(timeout=LONG)
     keep(page, f"running-{theme}")
