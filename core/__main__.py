@@ -234,12 +234,12 @@ def probe(
     """Train a probe that reads a tweet's sentiment from the model, and judge it."""
     if out is not None:
         _check_out(out, ("json",))
-    from core.datasets import load_dataset
     from core.probes import keep, train_probe
 
     data = data or DEFAULT_DATA
-    tweets = load_dataset(data)
+    labelled = _labelled(data)
     model = _load(name, device, dtype, progress)
+    tweets = labelled(model, _suffix(suffix))
     with _bar(f"Encoding {len(tweets):,} texts", progress) as show:
         trained = train_probe(
             model,
@@ -279,6 +279,32 @@ def probe(
     if report_folder is not None:
         click.echo(f"Report in {report_folder}")
     click.echo(f"Saved as {out}")
+
+
+def _labelled(data: str) -> Callable[[Model, str], pd.DataFrame]:
+    """Open labelled texts; what is returned leaves out, and counts, those a model cannot read."""
+    from core import datasets, tables
+    from core.prompts import build_prompt
+
+    if data in datasets.BUILT_IN:
+        built_in = datasets.load_dataset(data)
+        return lambda model, suffix: built_in
+    table = datasets.load_table(data)
+
+    def read(model: Model, suffix: str) -> pd.DataFrame:
+        def problem(text: str) -> str:
+            try:
+                build_prompt(model, text, suffix)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        found = tables.label_rows(table, check=problem)
+        if found.refused:
+            click.echo(f"{data}: {found.describe()}", err=True)
+        return found.frame
+
+    return read
 
 
 def _print_probe(trained: Probe) -> None:

@@ -167,6 +167,21 @@ def test_probe_writes_its_whole_report(data: Path, folder: Path, tmp_path: Path)
     np.testing.assert_allclose(layers["accuracy"], tables["layers"]["accuracy"])
 
 
+def test_rows_that_cannot_be_used_are_counted_and_the_rest_is(
+    data: Path, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.csv"
+    texts = [f"{word} day {n}" for n in range(15) for word in ("great", "awful")]
+    texts += ["", "far too long for this model " * 100]
+    pd.DataFrame({"text": texts, "label": [1, 0] * 16}).to_csv(file, index=False)
+    options = ("--model", folder, "--data", file, "--no-controls")
+    result = run("probe", *options)
+    assert result.exit_code == 0, result.output
+    assert "on 30 texts" in result.stdout
+    assert "2 rows" in result.stderr
+    assert "Warning" not in result.stderr
+
+
 def test_verbalizers_take_several_words(data: Path, folder: Path) -> None:
     words = ("--good", " good", "--good", " happy", "--bad", " sad")
     result = run(
