@@ -4,6 +4,7 @@ The names below are the library's public face. They are imported when first aske
 `import core` is quick.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from core.results import TraceSettings as TraceSettings
     from core.trace import trace as trace
     from core.trace import trace_progressively as trace_progressively
+
+# By default OpenMP's threads spin while they wait for each other; where another process wants a core
+# (a browser, a second trace) a trace then takes several times as long. OpenMP reads this when torch
+# is first imported. `benchmarks/waiting.py` measures it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOME = {
     "load_model": "core.models",
