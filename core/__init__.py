@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from core.trace import trace as trace
     from core.trace import trace_progressively as trace_progressively
 
-# By default OpenMP's threads spin while they wait for each other; where another process wants a core
+# By default OpenMP threads spin while they wait for each other; where another process wants a core
 # (a browser, a second trace) a trace then takes several times as long. OpenMP reads this when torch
 # is first imported. `benchmarks/waiting.py` measures it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
