@@ -141,8 +141,8 @@ def _panel(
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         " : 'needs two samples'"
     )
-    # Wider than its column by half a pixel or so, lest background shows between two cells.
-    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 750}).encode(
+    # Wider than its column by a quarter of a pixel or so, lest background shows between two cells.
+    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 1500}).encode(
         x,
         y,
         color=alt.Color("effect:Q").scale(_scale(end, theme)).legend(None),

@@ -19,8 +19,8 @@ from core.cache import home
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 EXAMPLE = "Cancelled flight"
 LONG = 1_800_000  # ms
-WIDE, NARROW = {"width": 1440, "height": 1090}, {"width": 420, "height": 2560}
-EMPTY = {"width": 1440, "height": 720}
+WIDE, NARROW = {"width": 1440, "height": 1130}, {"width": 420, "height": 2560}
+EMPTY = {"width": 1440, "height": 800}
 
 
 def main() -> int:
