@@ -40,6 +40,7 @@ ORDER = [
     "average",
     "interventions",
     "figures",
+    "probe_figures",
     "export",
     "setup",
     "jobs",

@@ -1,0 +1,235 @@
+"""How is the report of a probe drawn? The tidy frames of `Report.tables()` in, Altair charts out.
+
+What the probe does is blue; what it is held against (a control, chance, a perfect calibration) is
+grey. Intervals are 95%, as `core.scores` makes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from core.figures import AS_WIDE_AS_ITS_PLACE, MARKS, Theme
+from core.scores import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.scores import Report, Score
+
+BLUE: dict[Theme, str] = {"light": "#1f6fb2", "dark": "#6db3ee"}
+HEIGHT = 230  # pixels of a curve's drawing area
+ROW = 28  # pixels of a line of the comparison with controls
+SHARE = "%"
+LABELS = "datum.value ? 'positive' : 'negative'"
+
+
+def score_table(report: Report) -> pd.DataFrame:
+    """The probe and its controls, a row each: every score with its interval, as text to be read.
+
+    The last column is how many points of accuracy the probe has more than the control.
+    """
+    import pandas as pd
+
+    rows = [{"": "This probe"} | _score_cells(report.scores) | {"Probe\u2019s lead": ""}]
+    for control in report.controls:
+        name = control.name[0].upper() + control.name[1:]
+        gain = control.gain
+        lead = f"{100 * gain.value:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        rows.append(
+            {"": name} | _score_cells(control.scores) | {"Probe\u2019s lead": _signed(lead)}
+        )
+    frame = pd.DataFrame(rows)
+    return frame if report.controls else frame.drop(columns="Probe\u2019s lead")
+
+
+def comparison(controls: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
+    """Accuracy of the probe and of every control, with intervals, one below the other."""
+    found = controls[controls["metric"] == "accuracy"].assign(
+        probe=lambda frame: frame["control"] == "probe"
+    )
+    found["control"] = found["control"].replace("probe", "this probe")
+    base = alt.Chart(found).encode(
+        y=alt.Y("control:N").sort(None).axis(title=None, ticks=False, domain=False, labelLimit=140),
+        color=alt.condition("datum.probe", alt.value(BLUE[theme]), alt.value(MARKS)),
+    )
+    reach = base.mark_rule(strokeWidth=2, tooltip=None).encode(
+        _share_axis("low", "accuracy", zero=False), x2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x="value:Q",
+        tooltip=[
+            alt.Tooltip("control:N", title="who"),
+            alt.Tooltip("value:Q", title="accuracy", format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+        ],
+    )
+    return _finished([reach, points], "Accuracy beside its controls", ROW * len(found))
+
+
+def layer_curve(
+    layers: pd.DataFrame, *, chosen: int | None = None, theme: Theme = "light"
+) -> alt.LayerChart:
+    """Held-out accuracy of a probe of each layer's state.
+
+    Args:
+        chosen: the layer that the probe reads, marked by a line.
+    """
+    drawn = _curve(layers, "layer", "accuracy", "layer", theme)
+    if chosen is not None:
+        drawn.append(
+            alt.Chart(alt.InlineData([{"layer": chosen}]))
+            .mark_rule(color=MARKS, strokeDash=[4, 3], tooltip=None)
+            .encode(x="layer:Q")
+        )
+    at = f"; this probe reads layer {chosen}" if chosen is not None else ""
+    return _finished(drawn, f"Accuracy by layer{at}", HEIGHT)
+
+
+def learning_curve(learning: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
+    """Held-out accuracy after training on some of the texts."""
+    drawn = _curve(learning, "texts", "accuracy", "texts trained on", theme)
+    return _finished(drawn, "Would more texts help?", HEIGHT)
+
+
+def roc(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
+    """Share of positive texts found, for every share of negative texts called positive."""
+    line = (
+        alt.Chart(_points(curve, ["false_positive_rate", "true_positive_rate"]))
+        .mark_line(color=BLUE[theme], strokeWidth=2, interpolate="step-after", tooltip=True)
+        .encode(
+            _share_axis("false_positive_rate", "negatives called positive", full=True),
+            _share_axis("true_positive_rate", "positives found", full=True, y=True),
+        )
+    )
+    return _finished([_diagonal(), line], "ROC", HEIGHT)
+
+
+def calibration(bins: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
+    """Share of positive texts among those that were given about the same P(positive)."""
+    base = alt.Chart(bins).encode(
+        _share_axis("predicted", "P(positive) said", full=True),
+        _share_axis("observed", "share positive", full=True, y=True),
+    )
+    line = base.mark_line(color=BLUE[theme], strokeWidth=1.5, tooltip=None)
+    points = base.mark_point(filled=True, color=BLUE[theme], opacity=1).encode(
+        size=alt.Size("texts:Q").scale(range=[25, 220]).legend(None),
+        tooltip=[
+            alt.Tooltip("predicted:Q", title="said", format=".1%"),
+            alt.Tooltip("observed:Q", title="positive", format=".1%"),
+            alt.Tooltip("texts:Q", title="texts"),
+        ],
+    )
+    return _finished([_diagonal(), line, points], "Calibration", HEIGHT)
+
+
+def confusion(matrix: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
+    """Texts by label (down) and by what the probe says (across)."""
+    shares = matrix.assign(
+        share=matrix["texts"] / matrix.groupby("label")["texts"].transform("sum").clip(lower=1)
+    )
+    axis: dict[str, Any] = {
+        "labelExpr": LABELS, "labelAngle": 0, "grid": False, "ticks": False, "domain": False,
+    }  # fmt: skip
+    base = alt.Chart(shares).encode(
+        x=alt.X("predicted:O").axis(title="the probe says", orient="bottom", **axis),
+        y=alt.Y("label:O").axis(title="label", **axis),
+    )
+    cells = base.mark_rect(color=BLUE[theme], cornerRadius=3, stroke=MARKS).encode(
+        opacity=alt.Opacity("share:Q").scale(domain=[0, 1], range=[0.04, 0.6]).legend(None),
+        tooltip=[
+            alt.Tooltip("texts:Q", title="texts", format=","),
+            alt.Tooltip("share:Q", title="of this label", format=".1%"),
+        ],
+    )
+    ink = "#1c2128" if theme == "light" else "#e6e8eb"
+    counts = base.mark_text(fontSize=17, dy=-8, color=ink, tooltip=None).encode(
+        text=alt.Text("texts:Q", format=",")
+    )
+    parts = base.mark_text(fontSize=12, dy=11, color=ink, tooltip=None).encode(
+        text=alt.Text("share:Q", format=".1%")
+    )
+    return _finished([cells, counts, parts], "Confusion matrix", HEIGHT)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _curve(frame: pd.DataFrame, x: str, y: str, title: str, theme: Theme) -> list[Any]:
+    """A line with its points over the band of their intervals."""
+    # Whole numbers alone: there is no layer 2.5.
+    across = alt.X(f"{x}:Q").scale(nice=False).axis(title=title, grid=False, tickMinStep=1)
+    base = alt.Chart(frame).encode(across)
+    band = base.mark_area(color=BLUE[theme], opacity=0.16, tooltip=None).encode(
+        _share_axis("low", y, zero=False, y=True), y2="high:Q"
+    )
+    line = base.mark_line(color=BLUE[theme], strokeWidth=2, tooltip=None).encode(y=f"{y}:Q")
+    points = base.mark_point(filled=True, color=BLUE[theme], size=36, opacity=1).encode(
+        y=f"{y}:Q",
+        tooltip=[
+            alt.Tooltip(f"{x}:Q", title=title),
+            alt.Tooltip(f"{y}:Q", title=y, format=".1%"),
+            alt.Tooltip("low:Q", title="from", format=".1%"),
+            alt.Tooltip("high:Q", title="to", format=".1%"),
+        ],
+    )
+    return [band, line, points]
+
+
+def _share_axis(
+    column: str, title: str, *, zero: bool = True, full: bool = False, y: bool = False
+) -> Any:
+    channel: Any = alt.Y if y else alt.X
+    scale = {"domain": [0, 1]} if full else {"zero": zero}
+    return (
+        channel(f"{column}:Q")
+        .scale(nice=not full, **scale)
+        .axis(title=title, format=SHARE, tickCount=5, gridOpacity=0.35, domain=False, ticks=False)
+    )
+
+
+def _diagonal() -> alt.Chart:
+    ends = alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])
+    chart: alt.Chart = (
+        alt.Chart(ends)
+        .mark_line(color=MARKS, strokeDash=[4, 3], strokeWidth=1, tooltip=None)
+        .encode(x="x:Q", y="y:Q")
+    )
+    return chart
+
+
+def _points(frame: pd.DataFrame, columns: list[str], most: int = 400) -> pd.DataFrame:
+    """At most about so many points, the first and the last among them: all that a screen shows."""
+    step = -(-len(frame) // most)
+    kept = frame[columns].iloc[::step]
+    if len(frame) and kept.index[-1] != frame.index[-1]:
+        import pandas as pd
+
+        kept = pd.concat([kept, frame[columns].iloc[[-1]]])
+    return kept.round(4)
+
+
+def _finished(layers: list[Any], title: str, height: int) -> alt.LayerChart:
+    chart = alt.LayerChart(
+        layer=layers,
+        height=height,
+        title=alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=8),
+        view=alt.ViewBackground(stroke=None),
+        description=title,
+        **AS_WIDE_AS_ITS_PLACE,
+    )
+    return chart
+
+
+def _score_cells(scores: dict[str, Score]) -> dict[str, str]:
+    return {
+        label.partition(" (")[0]: f"{s.value:.3f} ({s.low:.3f} to {s.high:.3f})"
+        for metric, label in METRICS.items()
+        for s in (scores[metric],)
+    }
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", "\u2212")
