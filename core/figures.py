@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -100,13 +100,14 @@ def heatmap(
     Raises:
         ValueError: the frame holds no site of this kind.
     """
-    panel = _panel(frame, kind, end=end, unit=unit, labels=labels, theme=theme, title=title)
+    panel = _panel(frame, kind, _slim, end=end, unit=unit, labels=labels, theme=theme, title=title)
     return panel.properties(**AS_WIDE_AS_ITS_PLACE)
 
 
 def _panel(
     frame: pd.DataFrame,
     kind: str,
+    form: Callable[[pd.DataFrame], Any],
     *,
     end: float,
     unit: str,
@@ -137,7 +138,7 @@ def _panel(
     }
     x = alt.X("layer:O").axis(orient="bottom", **layer_axis)
     y = alt.Y("position:O").axis(_token_axis(token_labels, labels))
-    base = alt.Chart(_slim(cells)).transform_calculate(
+    base = alt.Chart(form(cells)).transform_calculate(
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         " : 'needs two samples'"
     )
@@ -259,6 +260,7 @@ def trace_heatmaps(
         _panel(
             frame,
             kind,
+            _inline,
             end=end,
             unit=unit,
             labels="never" if i else "always",
@@ -415,6 +417,23 @@ def _with_error(mean: float, error: float) -> str:
         return f"{mean:.3g}".replace("-", "\u2212")
     digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
     return f"{mean:.{digits}f} \u00b1 {error:.{digits}f}".replace("-", "\u2212")
+
+
+def _inline(cells: pd.DataFrame) -> alt.InlineData:
+    """The same as values of the specification itself.
+
+    Altair turns a frame into values by a setting that all threads share, which Streamlit changes
+    while it draws, and refuses more than 5,000 rows. A figure that is exported must know neither.
+    """
+    slim = _slim(cells)
+    columns = {
+        str(name): [None if value != value else value for value in column.tolist()]
+        for name, column in slim.items()
+    }
+    names = list(columns)
+    return alt.InlineData(
+        [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
 
 
 def _wrapped(text: str, characters: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 
+import altair as alt
 import pandas as pd
 import pytest
 from hand_made import CORRUPTED, LAYERS, TOKENS, make_frame
@@ -206,6 +207,18 @@ def test_all_panels_of_a_figure_share_one_scale():
     assert [axis is None for axis in axes] == [False, True, True]
     assert spec["title"]["text"] == ["A title"]
     assert spec["title"]["subtitle"] == ["A caption"]
+
+
+def test_a_large_figure_is_made_whatever_other_threads_set_in_altair():
+    """GPT-2 XL and a long tweet: more rows than Altair takes, while Streamlit draws elsewhere."""
+    frame = make_frame(tokens=tuple(f"t{i}" for i in range(110)), layers=48, samples=1)
+    alt.data_transformers.register("elsewhere", lambda data: {"name": "not here"})
+    with alt.data_transformers.enable("elsewhere"):
+        spec = figures.trace_heatmaps(frame, unit=UNIT).to_dict()
+    assert [len(values) for values in spec["datasets"].values()] == [48 * 110] * 3 + [1]
+    first = next(iter(spec["datasets"].values()))[0]
+    assert first["standard_error"] is None
+    assert json.loads(json.dumps(spec, allow_nan=False)) == spec
 
 
 def test_a_figure_draws_the_kinds_that_were_traced():
