@@ -242,6 +242,14 @@ def forget(probe: Probe) -> None:
     _path_of(probe).unlink(missing_ok=True)
 
 
+def key_of(probe: Probe) -> str:
+    """What a kept probe is found by: the same for all probes of the same model, data and settings.
+
+    Its name is no part of it, so that a probe that is kept under another name is renamed.
+    """
+    return _path_of(probe).stem
+
+
 def kept_probes(model_identity: str) -> list[Probe]:
     """Every kept probe of these weights, the best first; files that are not probes are left out."""
     found = []

@@ -9,22 +9,38 @@ import atexit
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import streamlit as st
 
 from core import figures, hub
 from core.jobs import Job, Progress, Queue, Step, Work
 from core.models import REGISTRY, Model, availability, default_model, load_model, model_folder
-from core.probes import FEATURES, Features, Probe, kept_probes, probe_for
-from core.prompts import build_prompt
+from core.probes import (
+    FEATURES,
+    FOLDS,
+    Features,
+    Probe,
+    Words,
+    keep,
+    kept_folder,
+    kept_probes,
+    key_of,
+    probe_for,
+    train_probe,
+)
+from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
 from core.results import TraceResult, TraceSettings
 from core.trace import trace_progressively
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from core.tables import LabelledTable
+
+T = TypeVar("T")
 ASSETS = Path(__file__).parents[1] / "assets"
 TWEETS = "vader-tweets"
 POLL = 0.4  # seconds between looks at a job that is under way
@@ -70,6 +86,15 @@ def drawing(name: str) -> str:
     """An SVG of the assets in the colour of the page's text."""
     ink = "#e6e8eb" if theme() == "dark" else "#1c2128"
     return (ASSETS / f"{name}.svg").read_text(encoding="utf-8").replace("currentColor", ink)
+
+
+def remembered(place: str, key: object, make: Callable[[], T]) -> T:
+    """What was made for this key in this user's session; made anew when the key has changed."""
+    if st.session_state.get(f"key:{place}") != key:
+        st.session_state.pop(f"made:{place}", None)
+        st.session_state[f"made:{place}"] = make()
+        st.session_state[f"key:{place}"] = key
+    return cast("T", st.session_state[f"made:{place}"])
 
 
 # --- background work -----------------------------------------------------------------------------
@@ -131,21 +156,24 @@ def status_line(progress: Progress) -> str:
     ]
 
 
-def tracing(name: str, features: Features, text: str, settings: TraceSettings) -> Work:
+def tracing(name: str, reads: Features | Probe, text: str, settings: TraceSettings) -> Work:
     """The work of one trace: load the model, train its probe if there is none, trace."""
 
     def work(job: Job) -> Iterator[Step]:
         job.report(0.0, "Loading the model")
         loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
         build_prompt(loaded, text)  # a tweet that cannot be read is refused before any training
-        job.report(0.0, "Training the probe, once for this model")
-        probe = probe_for(
-            loaded,
-            tweets(),
-            features=features,
-            dataset=TWEETS,
-            progress=lambda done, total: job.report(done / total),
-        )
+        if isinstance(reads, Probe):
+            probe = reads
+        else:
+            job.report(0.0, "Training the probe, once for this model")
+            probe = probe_for(
+                loaded,
+                tweets(),
+                features=reads,
+                dataset=TWEETS,
+                progress=lambda done, total: job.report(done / total),
+            )
         job.report(0.0, "Tracing")
         for result in trace_progressively(
             loaded, probe, text, settings, keep=True, progress=job.report
@@ -153,6 +181,115 @@ def tracing(name: str, features: Features, text: str, settings: TraceSettings) -
             yield result.samples_done / result.samples_wanted, result
 
     return work
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled texts that a person has chosen.
+
+    read: labels a table's rows anew, leaving out those that a check objects to; None for data that
+    every model can read.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    read: Callable[[Callable[[str], str]], LabelledTable] | None = None
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a probe is to be trained."""
+
+    features: Features = "logit_pair"
+    words: Words | None = None
+    suffix: str = DEFAULT_SUFFIX
+    folds: int = FOLDS
+    seed: int = 0
+    controls: bool = True
+    twin: bool = True  # of the controls, the one that costs an encoding
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A probe, and the texts that it was trained on."""
+
+    probe: Probe
+    frame: pd.DataFrame
+    said: str = ""  # of rows that this model cannot read
+
+
+def training(name: str, data: Data, settings: ProbeSettings) -> Work:
+    """The work of training a probe: load the model, encode, fit and judge, keep; then controls."""
+
+    def work(job: Job) -> Iterator[Step]:
+        def encoded(done: int, total: int) -> None:
+            job.report(done / total)
+
+        job.report(0.0, "Loading the model")
+        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
+        frame, said = data.frame, ""
+        if data.read is not None:
+            job.report(0.0, "Reading the texts as the model does")
+            found = data.read(lambda text: _why_unreadable(loaded, text, settings.suffix))
+            frame = found.frame
+            if len(frame) < len(data.frame):
+                said = f"For this model: {found.describe()}"
+        job.report(0.0, f"Encoding {len(frame):,} texts")
+        probe = train_probe(
+            loaded,
+            frame,
+            features=settings.features,
+            words=settings.words,
+            suffix=settings.suffix,
+            folds=settings.folds,
+            seed=settings.seed,
+            dataset=data.name,
+            name=settings.name,
+            progress=encoded,
+        )
+        keep(probe)
+        yield 1.0, Trained(probe, frame, said)
+        if not settings.controls:
+            return
+        from core.controls import with_controls
+
+        job.report(0.0, "Comparing with controls")
+        twin = load_model(name, untrained=True) if settings.twin else None
+        if twin is not None:
+            job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
+        probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
+        keep(probe)
+        yield 1.0, Trained(probe, frame, said)
+
+    return work
+
+
+def fetching(name: str, split: str) -> Work:
+    """The work of reading a data set of the hub."""
+
+    def work(job: Job) -> Iterator[Step]:
+        from core.datasets import load_table
+
+        job.report(0.0, f"Reading {name} from the hub")
+        yield (
+            1.0,
+            load_table(
+                name if name.startswith("hub:") else f"hub:{name}",
+                split=split,
+                progress=lambda done, total: job.report(done / total if total else 0.0),
+            ),
+        )
+
+    return work
+
+
+def _why_unreadable(loaded: Model, text: str, suffix: str) -> str:
+    try:
+        build_prompt(loaded, text, suffix)
+    except ValueError as mistake:
+        return str(mistake)
+    return ""
 
 
 # --- widgets -------------------------------------------------------------------------------------
@@ -186,29 +323,41 @@ def model_choice() -> str:
     return chosen
 
 
-def probe_choice(name: str) -> Features:
-    """Which features the probe reads, and how good the kept probe of this model is."""
-    options: list[Features] = ["logit_pair", "probabilities"]
-    chosen: Features = st.selectbox(
+def probe_choice(name: str) -> Features | Probe:
+    """Which probe reads the sentiment, and how good it is.
+
+    Every kept probe of the model can be chosen. Those of the tweets that read one word of each
+    sentiment can be chosen before there are any, by their features: a run then trains them.
+    """
+    trainable: list[Features] = ["logit_pair", "probabilities"]
+    kept = {key: probe for key, probe in probes_of(name).items() if _of_tweets(probe) is None}
+    names = {features: FEATURES[features] for features in trainable} | probe_names(kept)
+    chosen = st.selectbox(
         "Probe reads",
-        options,
-        format_func=FEATURES.__getitem__,
+        list(names),
+        format_func=names.__getitem__,
         key="features",
         persist_state="session",
-        help="The probe turns the model's next-word probabilities into a sentiment. "
-        "It is trained once for each model and then kept.",
+        help="The probe turns the model's next-word probabilities, or its state, into a sentiment. "
+        "Train others on the Probes page.",
     )
-    probe = kept_probe(name, chosen)
+    probe = kept.get(chosen) or kept_probe(name, chosen)
     if probe is None:
         st.caption("Not trained yet for this model: the first run takes a few minutes more.")
     else:
-        report = probe.report
-        st.caption(
-            f"Trained on {report.n:,} tweets: {report.accuracy:.1%} right "
-            f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
-            f"majority {report.majority:.1%}."
-        )
-    return chosen
+        st.caption(accuracy_line(probe))
+    return kept.get(chosen, chosen)
+
+
+def accuracy_line(probe: Probe) -> str:
+    """How good a probe is, in one sentence."""
+    report = probe.report
+    texts = "tweets" if probe.dataset == TWEETS else "texts"
+    return (
+        f"Trained on {report.n:,} {texts}: {report.accuracy:.1%} right "
+        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
+        f"majority {report.majority:.1%}."
+    )
 
 
 def settings_choice(name: str, text: str) -> TraceSettings:
@@ -307,17 +456,44 @@ def heatmaps(result: TraceResult, frame: pd.DataFrame, end: float) -> None:
 
 def kept_probe(name: str, features: Features) -> Probe | None:
     """The probe that a run would use, if it is trained already; the model is not loaded."""
+    return next(
+        (probe for probe in probes_of(name).values() if _of_tweets(probe) == features), None
+    )
+
+
+def probes_of(name: str) -> dict[str, Probe]:
+    """Every kept probe of a model by its key, the best first; the model is not loaded."""
     description = hub.describe_folder(model_folder(name))
     if description is None:
-        return None
-    return next(
-        (
-            probe
-            for probe in kept_probes(description["sha256"])
-            if probe.features == features and probe.dataset == TWEETS
-        ),
-        None,
+        return {}
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in kept_folder().glob("*.json"))
+    return _probes_of(description["sha256"], tuple(files))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _probes_of(identity: str, files: tuple[tuple[str, int], ...]) -> dict[str, Probe]:
+    """Read again only when a file has changed: a report is long."""
+    return {key_of(probe): probe for probe in kept_probes(identity)}
+
+
+def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
+    """What a list calls probes, by their keys; no two the same."""
+    names: dict[str, str] = {}
+    for key, probe in probes.items():
+        name = f"{probe.title} \u00b7 {probe.report.accuracy:.1%}"
+        names[key] = f"{name} \u00b7 {key[:6]}" if name in names.values() else name
+    return names
+
+
+def _of_tweets(probe: Probe) -> Features | None:
+    """The features of a probe that a run of the Trace page would train by itself."""
+    default = (DEFAULT_SUFFIX, *((word,) for word in DEFAULT_WORDS))
+    by_itself = (
+        probe.dataset == TWEETS
+        and probe.features in ("logit_pair", "probabilities")
+        and (probe.suffix, probe.words_positive, probe.words_negative) == default
     )
+    return probe.features if by_itself else None
 
 
 def theme() -> figures.Theme:

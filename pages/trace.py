@@ -13,14 +13,14 @@ def main() -> None:
     left, right = st.columns([5, 3], gap="medium")
     with right:
         model = session.model_choice()
-        features = session.probe_choice(model)
+        probe = session.probe_choice(model)
     with left:
         text = ask_tweet()
         settings = session.settings_choice(model, text)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         if st.button("Run trace", type="primary", key="run"):
-            session.start("trace", session.tracing(model, features, text, settings))
+            session.start("trace", session.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
