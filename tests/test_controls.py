@@ -150,6 +150,6 @@ def test_controls_of_the_embedded_model_on_tweets(embedded_home, embedded_model,
     gain = {control.name: control.gain for control in report.controls}
     for name in set(NAMES) - {"the VADER lexicon"}:
         assert gain[name].low > 0.06, name
-    # The lexicon was made by the people who rated these tweets, with tweets like these.
+    # The lexicon is by the people who had these tweets rated.
     assert gain["the VADER lexicon"].high < 0
     assert report.verdict.startswith("This proxy does not beat the VADER lexicon")
