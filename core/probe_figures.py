@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 BLUE: dict[Theme, str] = {"light": "#1f6fb2", "dark": "#6db3ee"}
 HEIGHT = 230  # pixels of a curve's drawing area
-ROW = 28  # pixels of a line of the comparison with controls
 SHARE = "%"
 LABELS = "datum.value ? 'positive' : 'negative'"
 
@@ -66,7 +65,7 @@ def comparison(controls: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerCh
             alt.Tooltip("high:Q", title="to", format=".1%"),
         ],
     )
-    return _finished([reach, points], "Accuracy beside its controls", ROW * len(found))
+    return _finished([reach, points], "Accuracy beside its controls", HEIGHT)
 
 
 def layer_curve(
@@ -113,7 +112,7 @@ def calibration(bins: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart
         _share_axis("predicted", "P(positive) said", full=True),
         _share_axis("observed", "share positive", full=True, y=True),
     )
-    line = base.mark_line(color=BLUE[theme], strokeWidth=1.5, tooltip=None)
+    line = base.mark_line(color=BLUE[theme], strokeWidth=1.5, opacity=0.45, tooltip=None)
     points = base.mark_point(filled=True, color=BLUE[theme], opacity=1).encode(
         size=alt.Size("texts:Q").scale(range=[25, 220]).legend(None),
         tooltip=[
@@ -162,7 +161,7 @@ def _curve(frame: pd.DataFrame, x: str, y: str, title: str, theme: Theme) -> lis
     # Whole numbers alone: there is no layer 2.5.
     across = alt.X(f"{x}:Q").scale(nice=False).axis(title=title, grid=False, tickMinStep=1)
     base = alt.Chart(frame).encode(across)
-    band = base.mark_area(color=BLUE[theme], opacity=0.16, tooltip=None).encode(
+    band = base.mark_area(color=BLUE[theme], opacity=0.16, clip=True, tooltip=None).encode(
         _share_axis("low", y, zero=False, y=True), y2="high:Q"
     )
     line = base.mark_line(color=BLUE[theme], strokeWidth=2, tooltip=None).encode(y=f"{y}:Q")
@@ -182,7 +181,8 @@ def _share_axis(
     column: str, title: str, *, zero: bool = True, full: bool = False, y: bool = False
 ) -> Any:
     channel: Any = alt.Y if y else alt.X
-    scale = {"domain": [0, 1]} if full else {"zero": zero}
+    # The interval of a few folds may reach beyond 100%, where no accuracy can be.
+    scale = {"domain": [0, 1]} if full else {"zero": zero, "domainMax": 1}
     return (
         channel(f"{column}:Q")
         .scale(nice=not full, **scale)
@@ -215,7 +215,7 @@ def _finished(layers: list[Any], title: str, height: int) -> alt.LayerChart:
     chart = alt.LayerChart(
         layer=layers,
         height=height,
-        title=alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=8),
+        title=alt.TitleParams(title, anchor="start", frame="bounds", fontSize=13, offset=8),
         view=alt.ViewBackground(stroke=None),
         description=title,
         **AS_WIDE_AS_ITS_PLACE,

@@ -9,10 +9,11 @@ import atexit
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import numpy as np
 import streamlit as st
 
 from core import figures, hub
@@ -24,6 +25,7 @@ from core.probes import (
     Features,
     Probe,
     Words,
+    forget,
     keep,
     kept_folder,
     kept_probes,
@@ -38,7 +40,8 @@ from core.trace import trace_progressively
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.tables import LabelledTable
+    from core.labels import Label, LabelReading
+    from core.tables import LabelledTable, Table
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -46,6 +49,9 @@ TWEETS = "vader-tweets"
 POLL = 0.4  # seconds between looks at a job that is under way
 GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
 MODELS_IN_MEMORY = 2
+PREVIEW = 200  # rows
+PROBE_MEGABYTES = 50  # of a file that is imported
+FILE_FORMS = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "pq", "gz"]
 
 
 # --- one copy per server -------------------------------------------------------------------------
@@ -349,6 +355,19 @@ def probe_choice(name: str) -> Features | Probe:
     return kept.get(chosen, chosen)
 
 
+def open_trace(key: str, probe: Probe, text: str) -> None:
+    """Go to the Trace page and trace a text there, read by a kept probe of the chosen model."""
+    st.session_state.tweet = text
+    st.session_state.features = _of_tweets(probe) or key
+    st.session_state.asked = True
+    st.switch_page("pages/trace.py")
+
+
+def asked_elsewhere() -> bool:
+    """Whether another page has just asked for a trace."""
+    return bool(st.session_state.pop("asked", False))
+
+
 def accuracy_line(probe: Probe) -> str:
     """How good a probe is, in one sentence."""
     report = probe.report
@@ -358,6 +377,319 @@ def accuracy_line(probe: Probe) -> str:
         f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
         f"majority {report.majority:.1%}."
     )
+
+
+def data_choice() -> Data | None:
+    """Labelled texts: built in, a person's own file, or of the hub; None until there are some."""
+    source = st.segmented_control(
+        "Labelled texts",
+        ["Built in", "Your file", "Hugging Face hub"],
+        default="Built in",
+        required=True,
+        key="source",
+        persist_state="session",
+    )
+    try:
+        if source == "Built in":
+            return _built_in_choice()
+        found = _file_choice() if source == "Your file" else _hub_choice()
+        return None if found is None else _labels_choice(*found)
+    except ValueError as mistake:
+        st.error(plain(str(mistake)), icon=":material/error:")
+        return None
+
+
+def _built_in_choice() -> Data:
+    from core.datasets import BUILT_IN
+
+    key = st.selectbox(
+        "Data set",
+        list(BUILT_IN),
+        format_func=lambda key: f"{BUILT_IN[key].title} \u00b7 {BUILT_IN[key].citation}",
+        key="dataset",
+        persist_state="session",
+        help="Each text was rated by twenty people; near-neutral ones are left out.",
+    )
+    frame = tweets(key)
+    positive = int(frame["label"].sum())
+    st.caption(f"{positive:,} positive and {len(frame) - positive:,} negative texts.")
+    _preview(frame)
+    return Data(key, frame)
+
+
+def _file_choice() -> tuple[Table, object] | None:
+    """The table of what was uploaded, and what stands for it; kept when the page is left."""
+    st.file_uploader(
+        "A table with a text and a label column",
+        FILE_FORMS,
+        accept_multiple_files=True,
+        key="upload",
+        on_change=lambda: st.session_state.update(uploads=st.session_state.upload),
+        help="Or two files of one value a line, the texts and their labels (tweet_eval).",
+    )
+    files = st.session_state.get("uploads") or []
+    if not files:
+        st.caption("CSV, TSV, JSONL or Parquet, also packed by gzip. How it is written is found.")
+        return None
+    from core.tables import pair, read_table
+
+    def read() -> Table:
+        for file in files:
+            file.seek(0)
+        if len(files) == 1:
+            return read_table(files[0], files[0].name)
+        if len(files) > 2:
+            raise ValueError(
+                f"{len(files)} files were given: give one, or the texts and their labels as two."
+            )
+        texts, labels = sorted(files, key=lambda file: "label" in file.name.lower())
+        return pair(*(read_table(f, f.name, delimiter="", header=False) for f in (texts, labels)))
+
+    origin = tuple(file.file_id for file in files)
+    with st.spinner("Reading the file"):
+        return remembered("upload", origin, read), origin
+
+
+def _hub_choice() -> tuple[Table, object] | None:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        name = st.text_input(
+            "Data set",
+            "cardiffnlp/tweet_eval/sentiment",
+            key="hub",
+            persist_state="session",
+            help="owner/name, and /config where there are several.",
+        )
+        split = st.text_input("Split", "train", key="split", persist_state="session", width=110)
+        if st.button("Fetch", key="fetch"):
+            start("fetch", fetching(name.strip(), split.strip()))
+    current = job("fetch")
+    if current is None:
+        st.caption("Rows are drawn from all of it while it streams; nothing of it is run.")
+        return None
+    shown = current.progress()
+    follow(current, shown)
+    if shown.error:
+        raise ValueError(shown.error)
+    return None if shown.partial is None else (shown.partial, id(current))
+
+
+def _labels_choice(table: Table, origin: object) -> Data | None:
+    """Which columns hold the texts and the labels, and what the labels mean."""
+    from core.tables import label_rows, read_labels
+
+    st.caption(plain(table.describe()))
+    left, right = st.columns(2)
+    columns = list(table.columns)
+    text, label = (
+        place.selectbox(
+            f"Column of the {role}s",
+            columns,
+            index=columns.index(guess) if guess in columns else None,
+            placeholder="Choose a column",
+            key=f"column:{role}:{origin}",
+            persist_state="session",
+        )
+        for place, role, guess in ((left, "text", table.text), (right, "label", table.label))
+    )
+    if text is None or label is None:
+        st.info("Choose the columns with the texts and their labels.", icon=":material/table:")
+        return None
+    reading = remembered("reading", (origin, label), lambda: read_labels(table, label))
+    mapping, neutral = _meaning_choice(reading, f"{origin}:{label}")
+    if reading.question and mapping is None and neutral is None:
+        st.info(plain(reading.question), icon=":material/help:")
+        return None
+
+    def read(check: Callable[[str], str] | None = None) -> LabelledTable:
+        return label_rows(
+            table, text=text, label=label, mapping=mapping, neutral=neutral, check=check
+        )
+
+    found = remembered("labelled", (origin, text, label, mapping, neutral), lambda: read())
+    st.caption(plain(found.describe()))
+    _preview(found.frame)
+    if found.refused:
+        from core.tables import safe_csv
+
+        refused = found.refused_frame()
+        with st.expander(f"{len(refused):,} rows that cannot be used"):
+            st.dataframe(refused.head(PREVIEW), hide_index=True, height=220)
+            st.download_button(
+                "Save all as CSV",
+                lambda: safe_csv(refused),
+                file_name="refused.csv",
+                mime="text/csv",
+                key="save:refused",
+                on_click="ignore",
+            )
+    return Data(table.name, found.frame, read)
+
+
+def _meaning_choice(
+    reading: LabelReading, origin: str
+) -> tuple[dict[str, Label | None] | None, tuple[float, float] | None]:
+    """What a person says the labels mean; (None, None) where he leaves them as they are read."""
+    from core.labels import MAX_LABELS, is_number
+
+    values = list(reading.values)
+    many = len(values) > MAX_LABELS
+    if many and not all(map(is_number, values)):
+        return None, None
+    with st.expander("What the labels mean", expanded=bool(reading.question)):
+        left, right = st.columns(2)
+        if many or reading.graded or any("." in value for value in values):
+            low, high = reading.neutral or (None, None)
+            band = tuple(
+                place.number_input(label, value=value, key=f"{label}:{origin}")
+                for place, label, value in (
+                    (left, "Negative up to", low),
+                    (right, "Positive from", high),
+                )
+            )
+            st.caption("What is between, or is both, is neutral and left out.")
+            if None in band or band == reading.neutral:
+                return None, None
+            return None, cast("tuple[float, float]", band)
+        said = [
+            place.multiselect(
+                name,
+                values,
+                [value for value in values if reading.meaning.get(value, -1) == label],
+                format_func=lambda value: f"{value} \u00b7 {reading.values[value]:,}",
+                key=f"{name}:{origin}",
+            )
+            for place, name, label in ((left, "Positive", 1), (right, "Negative", 0))
+        ]
+    mapping: dict[str, Label | None] = {
+        value: None for value, label in reading.meaning.items() if label is None
+    }
+    for side, label in ((said[0], 1), (said[1], 0)):
+        mapping |= dict.fromkeys(side, cast("Label", label))
+    if mapping == reading.meaning or not all(said):
+        return None, None
+    return mapping, None
+
+
+def _preview(frame: pd.DataFrame) -> None:
+    with st.expander("Preview"):
+        shown = ["text", "label", *(["rating"] if "rating" in frame else []), "row"]
+        st.dataframe(frame[shown].head(PREVIEW), hide_index=True, height=260)
+
+
+def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
+    """The kept probe that is shown, the one trained last at first; and what can be done with it."""
+    probes = probes_of(name)
+    names = probe_names(probes)
+    if trained is not None and st.session_state.get("seen") is not trained:
+        st.session_state.seen = trained
+        if (latest := key_of(trained.probe)) in probes:
+            st.session_state.shown = latest
+    if st.session_state.get("shown") not in probes:
+        st.session_state.pop("shown", None)
+    chosen = None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        if probes:
+            chosen = st.selectbox(
+                "Kept probes of this model", list(probes), format_func=names.__getitem__,
+                key="shown", persist_state="session", width=420,
+            )  # fmt: skip
+            probe = probes[chosen]
+            with st.popover("Rename"):
+                said = st.text_input("Name", probe.name[:80], max_chars=80, key=f"rename:{chosen}")
+                st.button(
+                    "Keep this name",
+                    on_click=_rename,
+                    args=(probe, said),
+                    key="rename",
+                )
+            st.download_button(
+                "Export",
+                probe.to_json,
+                file_name=f"probe-{chosen[:8]}.json",
+                mime="application/json",
+                key="export",
+                on_click="ignore",
+            )
+            with st.popover("Delete"):
+                st.markdown("Traces made with it stay; the probe has to be trained again.")
+                st.button("Delete it", on_click=forget, args=(probe,), key="delete")
+        with st.popover("Import" if probes else "Import a probe"):
+            st.file_uploader(
+                "A probe that was exported",
+                "json",
+                key="import",
+                max_upload_size=PROBE_MEGABYTES,
+                on_change=_import_probe,
+                args=(name,),
+            )
+    if refused := st.session_state.pop("import:refused", ""):
+        st.error(plain(refused), icon=":material/error:")
+    if said := st.session_state.pop("import:said", ""):
+        st.info(plain(said), icon=":material/check:")
+    return None if chosen is None else (chosen, probes[chosen])
+
+
+def _rename(probe: Probe, name: str) -> None:
+    keep(replace(probe, name=name.strip()))
+
+
+def _import_probe(name: str) -> None:
+    """Keep an uploaded probe, or say in one sentence why it cannot be one."""
+    file = st.session_state["import"]
+    if file is None:
+        return
+    try:
+        probe = Probe.from_json(file.getvalue(), file.name)
+    except ValueError as mistake:
+        st.session_state["import:refused"] = str(mistake)
+        return
+    keep(probe)
+    key = key_of(probe)
+    if key in probes_of(name):
+        st.session_state.shown = key
+        st.session_state["import:said"] = f"Imported {probe.title}."
+    else:
+        st.session_state["import:said"] = (
+            f"Imported {probe.title}. It was trained on other weights, of {probe.model_name}, and "
+            "is offered where those are chosen."
+        )
+
+
+def texts_of(probe: Probe, trained: Trained | None, data: Data | None) -> dict[int, str]:
+    """The texts of a probe's report by source row, where what it was trained on is at hand."""
+    from core.datasets import BUILT_IN, fingerprint
+
+    frames = [trained.frame] if trained is not None else []
+    frames += [data.frame] if data is not None else []
+    if probe.dataset in BUILT_IN:
+        frames.append(tweets(probe.dataset))
+    for frame in frames:
+        if len(frame) == probe.report.n and fingerprint(frame) == probe.dataset_hash:
+            return dict(zip(frame["row"].tolist(), frame["text"].tolist(), strict=True))
+    return {}
+
+
+def origin_line(probe: Probe) -> str:
+    """What a probe is and how it was judged, in a few sentences."""
+    reads = f"the state after block {probe.layer}"
+    if probe.reads == "words":
+        sides = (probe.words_positive, probe.words_negative)
+        reads = " against ".join(", ".join(word.strip() for word in side) for side in sides)
+    revision = f" at revision {probe.model_revision[:8]}" if probe.model_revision else ""
+    return (
+        f"{probe.features} of {probe.model_name}{revision}, reading {reads} after "
+        f"\u201c{probe.suffix.strip()}\u201d, on {probe.report.n:,} texts of "
+        f"{probe.dataset or 'a data set without a name'}. Scores are of held-out texts in "
+        f"{probe.report.folds} folds (seed {probe.seed}); in brackets are 95% bootstrap intervals."
+    )
+
+
+def mistake_line(row: int, label: int, log_odds: float) -> str:
+    """What a probe made of one text, and what its label is."""
+    from core.scores import probability_of
+
+    said = float(probability_of(np.array(log_odds)))
+    return f"Row {row:,}: P(positive) {said:.2f}, labelled {'positive' if label else 'negative'}"
 
 
 def settings_choice(name: str, text: str) -> TraceSettings:
@@ -372,7 +704,7 @@ def settings_choice(name: str, text: str) -> TraceSettings:
             help="Noise is added here, and the trace looks for the states that undo it.",
         )
         with second:
-            span = _word_choice(name, text) if corrupt == "One word" else "tweet"
+            span = _word_choice(name, text) if corrupt == "One word" else _every_word()
         noise_scale = first.slider(
             "Noise, in standard deviations",
             0.5,
@@ -415,6 +747,11 @@ def settings_choice(name: str, text: str) -> TraceSettings:
     return TraceSettings(
         samples=samples, noise_scale=noise_scale, seed=seed, window=window, corrupt=span
     )
+
+
+def _every_word() -> str:
+    st.selectbox("Word", [], placeholder="all of them", disabled=True, key="every word")
+    return "tweet"
 
 
 def _word_choice(name: str, text: str) -> str:

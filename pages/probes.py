@@ -1,8 +1,171 @@
-"""The Probes page; what its sentence promises is not built yet."""
+"""The Probes page: train a probe, judge it against its controls, keep it, and use it."""
 
-from core import session
+from typing import Any
 
-session.heading(
-    "Probes", "Train a probe on labelled tweets, see how far it can be trusted, and keep it."
-)
-session.coming()
+import streamlit as st
+
+from core import probe_figures, session
+from core.models import REGISTRY
+from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
+from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.tables import safe_csv
+
+MISTAKES = 8  # shown; all can be saved
+
+
+def main() -> None:
+    """Ask on top, answer below."""
+    session.heading(
+        "Probes", "Train a probe on labelled tweets, see how far it can be trusted, and keep it."
+    )
+    left, right = st.columns([5, 3], gap="medium")
+    with right:
+        model = session.model_choice()
+        settings = ask_settings(model)
+    with left:
+        data = session.data_choice()
+        controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
+    with controls:
+        if st.button("Train probe", type="primary", key="train", disabled=data is None) and data:
+            session.start("probe", session.training(model, data, settings))
+        job = session.job("probe")
+        progress = job.progress() if job else None
+        stop = st.button("Stop", key="stop", disabled=not (progress and progress.active))
+        if job and stop:
+            job.stop()
+    if job and progress:
+        with controls.container(width=420):
+            session.follow(job, progress)
+        if progress.error:
+            st.error(session.plain(progress.error), icon=":material/error:")
+    trained = progress.partial if progress else None
+    st.space("small")
+    shown = session.kept_choice(model, trained)
+    if shown is None:
+        show_invitation()
+    else:
+        show_report(*shown, session.texts_of(shown[1], trained, data))
+
+
+def ask_settings(model: str) -> session.ProbeSettings:
+    """What the probe reads and how it is judged."""
+    read = st.selectbox(
+        "Probe reads",
+        [*FEATURES, "layer"],
+        format_func=lambda name: FEATURES.get(name, "the last position's state at a layer I name"),
+        key="reads",
+        persist_state="session",
+    )
+    words = None
+    if read == "layer":
+        read = f"hidden:{ask_layer(model)}"
+    elif read != "hidden":
+        several = read == "verbalizers"
+        default = DEFAULT_VERBALIZERS if several else tuple((word,) for word in DEFAULT_WORDS)
+        # Lists of words get a line each, two words share one.
+        places = (st, st) if several else st.columns(2)
+        words = tuple(
+            ask_words(place, f"{name} word{'s' if several else ''}", ", ".join(side))
+            for place, name, side in zip(places, ("Positive", "Negative"), default, strict=True)
+        )
+    with st.expander("Settings"):
+        name = st.text_input("Name", key="name", max_chars=80, placeholder="made of what it reads")
+        first, second = st.columns(2)
+        folds = first.number_input("Folds", 2, 20, FOLDS, key="folds", persist_state="session")
+        seed = second.number_input("Seed", 0, 2**31 - 1, 0, key="probe:seed")
+        suffix = st.text_input("Words after the tweet", DEFAULT_SUFFIX, key="suffix")
+        controls = st.toggle("Compare with controls", True, key="controls")
+        twin = st.toggle(
+            "and with the untrained twin",
+            True,
+            key="twin",
+            disabled=not controls,
+            help="The same model with random weights; it has to encode the texts as well.",
+        )
+    return session.ProbeSettings(read, words, suffix, folds, seed, controls, twin, name.strip())
+
+
+def ask_layer(model: str) -> int:
+    """A layer of the model, counted from 0."""
+    return st.number_input("Layer, from 0", 0, REGISTRY[model].layers - 1, 0, key=f"layer:{model}")
+
+
+def ask_words(place: Any, label: str, default: str) -> tuple[str, ...]:
+    """Words with commas between them, each as it stands after a space."""
+    said = place.text_input(label, default.replace(" ", "").replace(",", ", "), key=label)
+    return tuple(f" {word.strip()}" for word in said.split(",") if word.strip())
+
+
+def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
+    """The verdict, the scores beside those of the controls, the curves, and the mistakes."""
+    report, tables, theme = probe.report, probe.report.tables(), session.theme()
+    st.subheader(
+        f"{report.accuracy:.1%} right ({report.accuracy_low:.1%} to {report.accuracy_high:.1%})",
+        anchor=False,
+    )
+    if report.verdict is not None:
+        beaten = all(control.gain.low > 0 for control in report.controls)
+        verdict = session.plain(report.verdict)
+        st.markdown(verdict if beaten else f":orange[{verdict}]")
+    st.dataframe(probe_figures.score_table(report), hide_index=True)
+    st.caption(session.plain(session.origin_line(probe)))
+    charts = [
+        probe_figures.comparison(tables["controls"], theme=theme) if report.controls else None,
+        probe_figures.layer_curve(tables["layers"], chosen=probe.layer, theme=theme)
+        if report.layers
+        else None,
+        probe_figures.confusion(tables["confusion"], theme=theme),
+        probe_figures.calibration(tables["calibration"], theme=theme),
+        probe_figures.roc(tables["roc"], theme=theme),
+        probe_figures.learning_curve(tables["learning"], theme=theme) if report.learning else None,
+    ]
+    drawn = [chart for chart in charts if chart is not None]
+    for start in range(0, len(drawn), 3):
+        for column, chart in zip(
+            st.columns(3, gap="medium"), drawn[start : start + 3], strict=False
+        ):
+            column.altair_chart(chart)
+    show_mistakes(key, probe, texts)
+
+
+def show_mistakes(key: str, probe: Probe, texts: dict[int, str]) -> None:
+    """The tweets that it is most wrong about, each a step away from its trace."""
+    st.subheader("Most wrong about", anchor=False)
+    mistakes = probe.report.tables().get("mistakes")
+    if mistakes is None:
+        st.caption("Nothing: every text was predicted right.")
+        return
+    if not texts:
+        st.caption("A probe does not carry its texts: choose the same data above to read them.")
+    for row, label, log_odds in mistakes.head(MISTAKES).itertuples(index=False):
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            with st.container(gap=None):
+                st.caption(session.mistake_line(row, label, log_odds))
+                if row in texts:
+                    st.text(texts[row])
+            if row in texts and st.button("Open its trace", key=f"open:{row}"):
+                session.open_trace(key, probe, texts[row])
+    st.download_button(
+        f"Save all {len(mistakes):,} as CSV",
+        lambda: safe_csv(mistakes.assign(text=mistakes["row"].map(texts))),
+        file_name="mistakes.csv",
+        mime="text/csv",
+        key="save:mistakes",
+        on_click="ignore",
+    )
+
+
+def show_invitation() -> None:
+    """What stands where the report will be."""
+    with st.container(border=True):
+        st.markdown("**What you will see**")
+        st.markdown(
+            "How often the probe is right on texts that it was not trained on, beside controls "
+            "that should know less: the majority, shuffled labels, the same model untrained, a bag "
+            "of words, a lexicon. Then where in the model the sentiment can be read, and the "
+            "tweets that the probe is most wrong about."
+        )
+        st.markdown(":gray[Choose labelled texts above and press Train probe.]")
+
+
+main()

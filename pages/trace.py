@@ -19,7 +19,8 @@ def main() -> None:
         settings = session.settings_choice(model, text)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
-        if st.button("Run trace", type="primary", key="run"):
+        asked = st.button("Run trace", type="primary", key="run")
+        if session.asked_elsewhere() or asked:
             session.start("trace", session.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
