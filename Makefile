@@ -52,6 +52,7 @@ format: $(VENV)/.dev-installed
 # BENCH_OPTIONS go to benchmarks/trace.py: BENCH_OPTIONS=--quick takes some minutes.
 bench: setup bench-peers
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.kernels $(filter --quick,$(BENCH_OPTIONS))
 	$(BIN)/python -m benchmarks.trace $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.results

@@ -1,1 +1,3 @@
-"""How fast is SentiTrace, and how much memory does it take? `make bench` measures and writes."""
+"""Reproducible comparisons of speed and memory; `make bench` runs them, RESULTS.md has them."""
+
+import core as core  # before torch: it decides how OpenMP's threads wait

@@ -339,6 +339,33 @@ def startup(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def precision(found: dict[str, Any]) -> list[str]:
+    """Number formats: time and error against float32."""
+    formats = found["formats"]
+    rows = [
+        (
+            name,
+            f"{measured['seconds']:.2f}",
+            f"{formats['float32']['seconds'] / measured['seconds']:.2f}",
+            f"{measured['error']:.2%}",
+        )
+        for name, measured in formats.items()
+    ]
+    return [
+        "## Number formats",
+        "",
+        machine_line(found),
+        "",
+        f"Hidden trace of one tweet on the embedded model, {found['samples']} samples. The error "
+        "is the largest difference of a cell's effect from float32's, as a share of the total "
+        "effect. "
+        "(`python -m benchmarks.precision`)",
+        "",
+        *table(("format", "seconds", "times faster", "largest error"), rows),
+        "",
+    ]
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -352,7 +379,7 @@ def report() -> str:
         found = load(path.stem)
         assert found is not None
         lines += traces(path.stem, found)
-    for name, section in (("kernels", kernels), ("startup", startup)):
+    for name, section in (("kernels", kernels), ("precision", precision), ("startup", startup)):
         found = load(name)
         if found is not None:
             lines += section(found)
