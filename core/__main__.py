@@ -372,6 +372,18 @@ def _write_report(trained: Probe, folder: Path) -> None:
     show_default=True,
     help="In standard deviations of the token embeddings.",
 )
+@click.option("--seconds", type=float, help="End early, with the samples so far, after this time.")
+@click.option(
+    "--stable-for",
+    type=int,
+    help="End early when the largest cell of every kind has stayed for this many samples.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    metavar="MB",
+    help="What a trace may need beyond the model's weights.  [default: half of what is free]",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option(
     "--window",
@@ -417,6 +429,9 @@ def trace(
     kinds: str,
     samples: int,
     noise: float,
+    seconds: float | None,
+    stable_for: int | None,
+    memory: int | None,
     seed: int,
     window: int | None,
     corrupt: str,
@@ -446,6 +461,8 @@ def trace(
         window=window,
         corrupt=_corrupt(corrupt),
         proxy=proxy,
+        seconds=seconds,
+        stable_for=stable_for,
     )
     given = None
     if probe_file is not None:
@@ -470,7 +487,15 @@ def trace(
     if untrained:
         model = load_model(name or _default_name(), device=device, dtype=dtype, untrained=True)
     with _bar(f"Tracing {len(prompt)} tokens x {model.layers} layers", progress) as show:
-        for partial in trace_progressively(model, given, text, settings, keep=True, progress=show):
+        for partial in trace_progressively(
+            model,
+            given,
+            text,
+            settings,
+            keep=True,
+            memory=None if memory is None else memory * 10**6,
+            progress=show,
+        ):
             result = partial
     for out in outs:
         _write(result, out)
@@ -606,7 +631,10 @@ def _as_json(result: TraceResult) -> Any:
                 "window": result.window,
                 "corrupt": settings.corrupt,
                 "proxy": settings.proxy,
+                "seconds": settings.seconds,
+                "stable_for": settings.stable_for,
             },
+            "samples": result.samples_done,
             "noise": result.noise,
             "probe": {
                 "features": result.probe.features,

@@ -289,6 +289,14 @@ def test_one_sample_has_no_error_and_null_in_json(data: Path, folder: Path) -> N
     assert "nan" not in summary
 
 
+def test_a_trace_may_end_early(data: Path, folder: Path) -> None:
+    options = ("trace", TWEET, "--model", folder, "--kinds", "hidden", "--samples", 40, "--json")
+    in_time = json.loads(run(*options, "--seconds", "0.000001", "--memory", 100).stdout)
+    assert in_time["samples"] == 1
+    stable = json.loads(run(*options, "--stable-for", 2).stdout)
+    assert 3 <= stable["samples"] < 40
+
+
 def test_no_effect_is_said_instead_of_shown(data: Path, folder: Path) -> None:
     summary = run(
         *("trace", TWEET, "--model", folder, "--samples", 3, "--noise", 1e-12),
