@@ -30,12 +30,13 @@ def main() -> int:
         print(chromium.ADVICE, file=sys.stderr)
         return 1
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serve(borrowed_home(home(), Path(folder) / "home")) as address,
-        browse(path) as browser,
-    ):
-        for theme in ("light", "dark"):
+    for theme in ("light", "dark"):
+        with (
+            # One for each theme: a trace that is kept already would not be seen running.
+            tempfile.TemporaryDirectory() as folder,
+            serve(borrowed_home(home(), Path(folder) / "home")) as address,
+            browse(path) as browser,
+        ):
             take(browser, address, theme)
     return 0
 
