@@ -595,13 +595,9 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
             )  # fmt: skip
             probe = probes[chosen]
             with st.popover("Rename"):
-                said = st.text_input("Name", probe.name[:80], max_chars=80, key=f"rename:{chosen}")
-                st.button(
-                    "Keep this name",
-                    on_click=_rename,
-                    args=(probe, said),
-                    key="rename",
-                )
+                field = f"rename:{chosen}"
+                st.text_input("Name", probe.name[:80], max_chars=80, key=field)
+                st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
             st.download_button(
                 "Export",
                 probe.to_json,
@@ -629,8 +625,8 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
     return None if chosen is None else (chosen, probes[chosen])
 
 
-def _rename(probe: Probe, name: str) -> None:
-    keep(replace(probe, name=name.strip()))
+def _rename(probe: Probe, field: str) -> None:
+    keep(replace(probe, name=st.session_state[field].strip()))
 
 
 def _import_probe(name: str) -> None:

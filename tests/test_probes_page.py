@@ -116,3 +116,238 @@ def test_a_wrong_tweet_opens_in_the_trace_page():
     result = page.session_state["job:trace"].progress().partial
     assert result.prompt.tweet == text
     assert "Hidden state" in charts(page)
+
+
+# --- what a probe learns from --------------------------------------------------------------------
+
+
+def upload(page: AppTest, name: str, content: str) -> AppTest:
+    page.button_group("source").set_value("Your file").run()
+    page.file_uploader("upload").upload(name, content.encode(), "text/csv").run()
+    return page
+
+
+def table_of(labels: tuple[str, str], count: int = 24) -> str:
+    lines = [f"{SENTENCES[i % 4]} {i},{labels[i % 4 > 1]}" for i in range(count)]
+    return "\n".join(["tweet,feeling", *lines]) + "\n"
+
+
+def preview(page: AppTest) -> pd.DataFrame:
+    return next(frame.value for frame in page.dataframe if "text" in frame.value)
+
+
+def test_an_uploaded_table_is_described_previewed_and_learned_from():
+    page = upload(without_controls(open_page()), "mine.csv", table_of(("positive", "negative")))
+    assert not page.exception
+    assert "mine.csv: commas between the fields" in said(page)
+    assert "12 positive and 12 negative texts" in said(page)
+    assert list(preview(page)["text"][:2]) == ["good day 0", "great happy day 1"]
+    train(page)
+    assert not page.error
+    (path,) = kept_folder().glob("*.json")
+    probe = Probe.load(path)
+    assert (probe.dataset, probe.report.n) == ("mine.csv", 24)
+
+
+def test_labels_that_can_be_read_in_two_ways_are_asked_for_and_never_guessed():
+    page = upload(open_page(), "mine.csv", table_of(("happy", "sad")))
+    assert page.button("train").disabled
+    column = next(box for box in page.selectbox if box.label == "Column of the labels")
+    column.set_value("feeling").run()
+    assert "say which are positive" in said(page)
+    assert page.button("train").disabled
+    positive, negative = page.multiselect
+    positive.set_value(["happy"])
+    negative.set_value(["sad"]).run()
+    assert "12 positive and 12 negative texts" in said(page)
+    assert not page.button("train").disabled
+    assert set(preview(page)["label"][:2]) == {1}
+
+
+def test_rows_that_cannot_be_used_are_listed_and_can_be_saved():
+    content = table_of(("1", "0")).replace("tweet,feeling", "text,label") + ",1\n=cmd(),maybe\n"
+    page = upload(open_page(), "mine.csv", content)
+    assert "2 rows cannot be used" in said(page)
+    refused = next(frame.value for frame in page.dataframe if "reason" in frame.value)
+    assert list(refused["row"]) == [24, 25]
+    assert "Save all as CSV" in [button.proto.label for button in page.get("download_button")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("empty.csv", "", "empty"),
+        ("noise.csv", "\0\1\2\3" * 50, "noise.csv"),
+        ("**bold**.csv", "", "**bold**.csv"),
+    ],
+)
+def test_a_file_that_is_no_table_gets_one_sentence(name, content, sentence):
+    page = upload(open_page(), name, content)
+    assert not page.exception
+    (error,) = page.error
+    assert sentence in error.value.replace("\\", "")
+    assert "**" not in error.value
+    assert page.button("train").disabled
+
+
+def test_two_files_of_texts_and_labels_belong_together():
+    page = open_page()
+    page.button_group("source").set_value("Your file").run()
+    texts = "\n".join(f"{SENTENCES[i % 4]} {i}" for i in range(20)).encode()
+    labels = "\n".join("2" if i % 4 < 2 else "0" for i in range(19)).encode() + b"\n1"
+    page.file_uploader("upload").set_value(
+        [("val_labels.txt", labels, "text/plain"), ("val_text.txt", texts, "text/plain")]
+    ).run()
+    assert not page.error
+    assert "10 positive and 9 negative texts, 1 neutral left out" in said(page)
+
+
+def test_the_file_is_still_there_when_the_page_is_left_and_opened_again():
+    page = upload(open_page(), "mine.csv", table_of(("positive", "negative")))
+    page.switch_page("pages/method.py").run()
+    page.switch_page("pages/probes.py").run()
+    assert "12 positive and 12 negative texts" in said(page)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_sentence():
+    page = open_page()
+    page.button_group("source").set_value("Hugging Face hub").run()
+    page.button("fetch").click().run()
+    page.session_state["job:fetch"].wait(PATIENCE)
+    page.run()
+    (error,) = page.error
+    assert "hub" in error.value
+    assert page.button("train").disabled
+
+
+# --- what it reads -------------------------------------------------------------------------------
+
+
+def test_lists_of_words_are_read_together():
+    page = without_controls(open_page())
+    page.selectbox("reads").set_value("verbalizers").run()
+    page.text_input("Positive words").set_value("good, happy")
+    page.text_input("Negative words").set_value("bad,  sad ,")
+    train(page)
+    assert not page.error
+    (probe,) = session.probes_of("gpt2").values()
+    assert probe.words_positive == (" good", " happy")
+    assert probe.words_negative == (" bad", " sad")
+
+
+def test_a_word_of_several_tokens_gets_one_sentence():
+    page = without_controls(open_page())
+    page.text_input("Positive word").set_value("unfathomable")
+    train(page)
+    (error,) = page.error
+    assert "unfathomable" in error.value
+
+
+def test_a_probe_of_states_shows_every_layer_and_serves_the_trace_page():
+    page = without_controls(open_page())
+    page.selectbox("reads").set_value("layer").run()
+    page.number_input("layer:gpt2").set_value(1)
+    train(page)
+    assert "Accuracy by layer; this probe reads layer 1" in charts(page)
+    ((key, probe),) = session.probes_of("gpt2").items()
+    assert (probe.features, probe.layer) == ("hidden:1", 1)
+    page.switch_page("pages/trace.py").run()
+    page.selectbox("features").set_value(key)
+    page.text_area("tweet").set_value("good day")
+    page.slider("samples").set_value(1)
+    page.button("run").click().run()
+    page.session_state["job:trace"].wait(PATIENCE)
+    assert page.session_state["job:trace"].progress().partial.probe == probe
+
+
+def test_settings_reach_the_probe():
+    page = without_controls(open_page())
+    page.number_input("folds").set_value(3)
+    page.number_input("probe:seed").set_value(7)
+    page.text_input("name").set_value("  My [probe](x) ")
+    train(page)
+    (probe,) = session.probes_of("gpt2").values()
+    assert (probe.report.folds, probe.seed, probe.name) == (3, 7, "My [probe](x)")
+    assert any("My [probe](x)" in name for name in page.selectbox("shown").options)
+
+
+def test_the_untrained_twin_can_be_left_out():
+    page = open_page()
+    page.toggle("twin").set_value(False)
+    train(page)
+    names = [
+        control.name for control in next(iter(session.probes_of("gpt2").values())).report.controls
+    ]
+    assert "the untrained twin" not in names
+    assert "bag of words" in names
+
+
+# --- keeping -------------------------------------------------------------------------------------
+
+
+def test_the_report_stays_when_the_page_is_left():
+    page = train(without_controls(open_page()))
+    before = charts(page)
+    page.switch_page("pages/method.py").run()
+    page.switch_page("pages/probes.py").run()
+    assert charts(page) == before
+    again = open_page()  # another visitor
+    assert charts(again) == before
+
+
+def test_a_probe_is_renamed_and_deleted():
+    page = train(without_controls(open_page()))
+    ((key, _),) = session.probes_of("gpt2").items()
+    page.text_input(f"rename:{key}").set_value("first try")
+    page.button("rename").click().run()
+    assert [probe.name for probe in session.probes_of("gpt2").values()] == ["first try"]
+    assert any("first try" in name for name in page.selectbox("shown").options)
+    page.button("delete").click().run()
+    assert not page.exception
+    assert session.probes_of("gpt2") == {}
+    assert "What you will see" in said(page)
+
+
+def test_a_probe_is_exported_and_imported():
+    page = train(without_controls(open_page()))
+    (probe,) = session.probes_of("gpt2").values()
+    page.button("delete").click().run()
+    page.file_uploader("import").upload("mine.json", probe.to_json(), "application/json").run()
+    assert not page.exception
+    assert session.probes_of("gpt2") == {page.selectbox("shown").value: probe}
+    assert "Imported" in said(page)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1, 2", b'{"features": "<b>x</b>"}', b"\xff"])
+def test_a_file_that_is_no_probe_gets_one_sentence(content):
+    page = open_page()
+    page.file_uploader("import").upload("mine.json", content, "application/json").run()
+    assert not page.exception
+    (error,) = page.error
+    assert "cannot be used" in error.value
+    assert not list(kept_folder().glob("*.json"))
+
+
+def test_stop_ends_the_training(monkeypatch):
+    import threading
+
+    begun, go_on = threading.Event(), threading.Event()
+    real = session.train_probe
+
+    def held(*arguments, **options):
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(session, "train_probe", held)
+    page = open_page()
+    page.button("train").click().run()
+    assert begun.wait(PATIENCE)
+    page.run()
+    assert not page.button("stop").disabled
+    page.button("stop").click().run()
+    go_on.set()
+    finish(page)
+    assert "Stopped after" in said(page)
+    assert session.probes_of("gpt2") == {}
+    assert page.button("stop").disabled
