@@ -22,7 +22,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test check check-static format bench bench-peers lock clean
+.PHONY: help run setup test check check-static screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -44,6 +44,9 @@ check-static: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+screenshots: $(VENV)/.dev-installed setup
+	PYTHONPATH=. $(BIN)/python tests/screenshots.py
 
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
