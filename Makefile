@@ -2,6 +2,7 @@
 # make test   set up once, then run every test
 # make check  formatter, linter, types, tests
 # make bench  set up once, then measure speed and memory (more than an hour) into benchmarks/
+# make screenshots  take the pictures of the documentation again
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
