@@ -1,11 +1,14 @@
 """The Probes page: choose texts, train, read the report, keep, and go on to a trace."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import streamlit as st
+from playwright.sync_api import expect
+from served import borrowed_home, browse, open_dashboard, serve
 from streamlit.testing.v1 import AppTest
 from tiny_models import save_folder
 
@@ -16,6 +19,7 @@ from core.probes import Probe, kept_folder
 
 ROOT = Path(session.__file__).parents[1]
 PATIENCE = 120.0  # seconds until a job that hangs is called failed
+LONG = 900_000  # ms: two slow cores, and others on them
 SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 
 
@@ -351,3 +355,43 @@ def test_stop_ends_the_training(monkeypatch):
     assert "Stopped after" in said(page)
     assert session.probes_of("gpt2") == {}
     assert page.button("stop").disabled
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+@pytest.mark.embedded
+def test_in_a_browser_a_csv_is_uploaded_learned_from_and_a_wrong_tweet_traced(
+    embedded_home, chromium, tmp_path
+):
+    home = borrowed_home(embedded_home, tmp_path / "home")
+    (home / "probes").unlink()  # this test's probe is kept nowhere else
+    with serve(home) as address, browse(chromium) as browser:
+        page = open_dashboard(browser, address, viewport={"width": 1440, "height": 1400})
+        page.set_default_timeout(60_000)
+        page.get_by_role("link", name="Probes").click()
+        page.get_by_text("Your file").click()
+        example = ROOT / "assets" / "example_tweets.csv"
+        page.locator(".st-key-upload input[type=file]").set_input_files(example)
+        expect(page.get_by_text("30 positive and 30 negative texts")).to_be_visible()
+        page.get_by_role("button", name="Train probe").click()
+        expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+        expect(page.get_by_text("This proxy")).to_be_visible()
+        for title in ("Accuracy beside its controls", "Confusion matrix", "Calibration", "ROC"):
+            expect(page.get_by_text(title, exact=True)).to_be_visible()
+
+        # On a narrow screen nothing reaches beyond the page.
+        page.set_viewport_size({"width": 420, "height": 1400})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+        page.set_viewport_size({"width": 1440, "height": 1400})
+
+        key = page.locator("[class*=st-key-open]").first.get_attribute("class")
+        name, row = re.search(r"(st-key-open-(\d+))", key).groups()
+        tweet = pd.read_csv(example)["text"][int(row)]
+        page.locator(f".{name} button").click()
+        expect(page.get_by_role("heading", name="Trace")).to_be_visible()
+        expect(page.get_by_label("Tweet")).to_have_value(tweet)
+        expect(page.get_by_text("Hidden state", exact=True)).to_be_visible(timeout=LONG)
+        expect(page.get_by_text("Trained on 60 texts")).to_be_visible()
+        expect(page.get_by_text("Traceback")).to_have_count(0)
