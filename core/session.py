@@ -96,11 +96,10 @@ def drawing(name: str) -> str:
 
 def remembered(place: str, key: object, make: Callable[[], T]) -> T:
     """What was made for this key in this user's session; made anew when the key has changed."""
-    if st.session_state.get(f"key:{place}") != key:
-        st.session_state.pop(f"made:{place}", None)
-        st.session_state[f"made:{place}"] = make()
-        st.session_state[f"key:{place}"] = key
-    return cast("T", st.session_state[f"made:{place}"])
+    kept = st.session_state.get(f"made:{place}")
+    if kept is None or kept[0] != key:
+        kept = st.session_state[f"made:{place}"] = (key, make())
+    return cast("T", kept[1])
 
 
 # --- background work -----------------------------------------------------------------------------
@@ -229,8 +228,16 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
     """The work of training a probe: load the model, encode, fit and judge, keep; then controls."""
 
     def work(job: Job) -> Iterator[Step]:
-        def encoded(done: int, total: int) -> None:
-            job.report(done / total)
+        def encoded_then(note: str) -> Callable[[int, int], None]:
+            """Report an encoding, and name what follows it, of which no share is known."""
+
+            def encoded(done: int, total: int) -> None:
+                if done < total:
+                    job.report(done / total)
+                else:
+                    job.report(0.0, note)
+
+            return encoded
 
         job.report(0.0, "Loading the model")
         loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
@@ -252,7 +259,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             seed=settings.seed,
             dataset=data.name,
             name=settings.name,
-            progress=encoded,
+            progress=encoded_then("Fitting, and judging on held-out texts"),
         )
         keep(probe)
         yield 1.0, Trained(probe, frame, said)
@@ -264,6 +271,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
         twin = load_model(name, untrained=True) if settings.twin else None
         if twin is not None:
             job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
+        encoded = encoded_then("Judging the controls")
         probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
         keep(probe)
         yield 1.0, Trained(probe, frame, said)
@@ -462,7 +470,13 @@ def _hub_choice() -> tuple[Table, object] | None:
         split = st.text_input("Split", "train", key="split", persist_state="session", width=110)
         if st.button("Fetch", key="fetch"):
             start("fetch", fetching(name.strip(), split.strip()))
-    current = job("fetch")
+        current = job("fetch")
+        if (
+            current is not None
+            and current.progress().active
+            and st.button("Stop", key="stop:fetch")
+        ):
+            current.stop()
     if current is None:
         st.caption("Rows are drawn from all of it while it streams; nothing of it is run.")
         return None
@@ -560,6 +574,10 @@ def _meaning_choice(
             )
             for place, name, label in ((left, "Positive", 1), (right, "Negative", 0))
         ]
+    if both := set(said[0]) & set(said[1]):
+        raise ValueError(
+            f"The label {sorted(both)[0]!r} is said to be positive and negative; take it out of one."
+        )
     mapping: dict[str, Label | None] = {
         value: None for value, label in reading.meaning.items() if label is None
     }

@@ -168,6 +168,19 @@ def test_labels_that_can_be_read_in_two_ways_are_asked_for_and_never_guessed():
     assert set(preview(page)["label"][:2]) == {1}
 
 
+def test_a_label_of_both_sentiments_is_refused_and_can_be_taken_back():
+    page = upload(open_page(), "mine.csv", table_of(("4", "0")).replace("tweet,feeling", "text,y"))
+    assert "12 positive and 12 negative texts" in said(page)
+    positive, negative = page.multiselect
+    negative.set_value(["4", "0"]).run()
+    (error,) = page.error
+    assert "positive and negative" in error.value
+    assert page.button("train").disabled
+    negative.set_value(["0"]).run()
+    assert not page.exception
+    assert "12 positive and 12 negative texts" in said(page)
+
+
 def test_rows_that_cannot_be_used_are_listed_and_can_be_saved():
     content = table_of(("1", "0")).replace("tweet,feeling", "text,label") + ",1\n=cmd(),maybe\n"
     page = upload(open_page(), "mine.csv", content)
