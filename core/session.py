@@ -576,7 +576,7 @@ def _meaning_choice(
         ]
     if both := set(said[0]) & set(said[1]):
         raise ValueError(
-            f"The label {sorted(both)[0]!r} is said to be positive and negative; take it out of one."
+            f"The label {sorted(both)[0]!r} is said to be positive and negative; leave it in one."
         )
     mapping: dict[str, Label | None] = {
         value: None for value, label in reading.meaning.items() if label is None
