@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import streamlit as st
@@ -50,6 +50,14 @@ POLL = 0.4  # seconds between looks at a job that is under way
 GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
 MODELS_IN_MEMORY = 2
 PREVIEW = 200  # rows
+SELF_DESCRIBING = (".jsonl", ".ndjson", ".json", ".parquet", ".pq")
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "header": {"the first row": True, "none": False},
+    "delimiter": {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "one text a line": ""},
+    "encoding": {name: name for name in ("utf-8", "utf-16", "cp1252", "latin-1")},
+}
+"""How a file can be told to be read, by the names of `read_table`'s arguments."""
+
 PROBE_MEGABYTES = 50  # of a file that is imported
 FILE_FORMS = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "pq", "gz"]
 
@@ -441,11 +449,11 @@ def _file_choice() -> tuple[Table, object] | None:
         return None
     from core.tables import pair, read_table
 
-    def read() -> Table:
+    def read(otherwise: dict[str, Any]) -> Table:
         for file in files:
             file.seek(0)
         if len(files) == 1:
-            return read_table(files[0], files[0].name)
+            return read_table(files[0], files[0].name, **otherwise)
         if len(files) > 2:
             raise ValueError(
                 f"{len(files)} files were given: give one, or the texts and their labels as two."
@@ -454,8 +462,27 @@ def _file_choice() -> tuple[Table, object] | None:
         return pair(*(read_table(f, f.name, delimiter="", header=False) for f in (texts, labels)))
 
     origin = tuple(file.file_id for file in files)
+    typed = files[0].name.lower().removesuffix(".gz").endswith(SELF_DESCRIBING)
+    otherwise = {} if typed or len(files) > 1 else _read_otherwise(origin)
+    key = (origin, tuple(otherwise.items()))
     with st.spinner("Reading the file"):
-        return remembered("upload", origin, read), origin
+        return remembered("upload", key, lambda: read(otherwise)), key
+
+
+def _read_otherwise(origin: object) -> dict[str, Any]:
+    """What a person overrules of how his file is found to be written."""
+    with st.expander("Read the file otherwise"):
+        places = st.columns(3)
+        said = {
+            role: place.selectbox(
+                role.capitalize(),
+                ["as found", *choices],
+                key=f"otherwise:{role}:{origin}",
+                persist_state="session",
+            )
+            for place, (role, choices) in zip(places, OTHERWISE.items(), strict=True)
+        }
+    return {role: OTHERWISE[role][choice] for role, choice in said.items() if choice != "as found"}
 
 
 def _hub_choice() -> tuple[Table, object] | None:

@@ -153,6 +153,14 @@ def test_an_uploaded_table_is_described_previewed_and_learned_from():
     assert (probe.dataset, probe.report.n) == ("mine.csv", 24)
 
 
+def test_how_a_file_is_read_can_be_overruled():
+    page = upload(open_page(), "mine.csv", table_of(("positive", "negative")))
+    header = next(box for box in page.selectbox if box.label == "Header")
+    header.set_value("none").run()
+    assert not page.exception
+    assert "without a header, 25 rows" in said(page)
+
+
 def test_labels_that_can_be_read_in_two_ways_are_asked_for_and_never_guessed():
     page = upload(open_page(), "mine.csv", table_of(("happy", "sad")))
     assert page.button("train").disabled
