@@ -269,7 +269,8 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             name=settings.name,
             progress=encoded_then("Fitting, and judging on held-out texts"),
         )
-        keep(probe)
+        if not settings.controls or key_of(probe) not in probes_of(name):
+            keep(probe)  # one that has its controls stays until there is another that has them
         yield 1.0, Trained(probe, frame, said)
         if not settings.controls:
             return
@@ -639,7 +640,8 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
                 key="shown", persist_state="session", width=420,
             )  # fmt: skip
             probe = probes[chosen]
-            with st.popover("Rename"):
+            # Another name makes it another popover, which is closed.
+            with st.popover("Rename", key=f"renaming:{chosen}:{probe.name}"):
                 field = f"rename:{chosen}"
                 st.text_input("Name", probe.name[:80], max_chars=80, key=field)
                 st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
@@ -672,6 +674,7 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
 
 def _rename(probe: Probe, field: str) -> None:
     keep(replace(probe, name=st.session_state[field].strip()))
+    st.session_state.shown = key_of(probe)  # the browser then takes the new name over
 
 
 def _import_probe(name: str) -> None:

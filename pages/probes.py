@@ -120,11 +120,11 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
         probe_figures.learning_curve(tables["learning"], theme=theme) if report.learning else None,
     ]
     drawn = [chart for chart in charts if chart is not None]
-    for start in range(0, len(drawn), 3):
-        for column, chart in zip(
-            st.columns(3, gap="medium"), drawn[start : start + 3], strict=False
-        ):
-            column.altair_chart(chart)
+    across = 2 if len(drawn) == 4 else 3
+    for start in range(0, len(drawn), across):
+        places = st.columns(across, gap="medium")
+        for place, chart in zip(places, drawn[start : start + across], strict=False):
+            place.altair_chart(chart)
     show_mistakes(key, probe, texts)
 
 

@@ -378,6 +378,22 @@ def test_stop_ends_the_training(monkeypatch):
     assert page.button("stop").disabled
 
 
+def test_a_probe_that_has_controls_is_not_lost_to_one_that_never_got_them(monkeypatch):
+    from core import controls
+
+    page = train(open_page())
+    ((key, before),) = session.probes_of("gpt2").items()
+
+    def refused(*arguments, **options):
+        raise ValueError("No controls today.")
+
+    monkeypatch.setattr(controls, "with_controls", refused)
+    page.number_input("probe:seed").set_value(5)
+    train(page)
+    assert "No controls today" in said(page)
+    assert session.probes_of("gpt2") == {key: before}
+
+
 # --- in a browser --------------------------------------------------------------------------------
 
 
