@@ -161,8 +161,10 @@ def _curve(frame: pd.DataFrame, x: str, y: str, title: str, theme: Theme) -> lis
     # Whole numbers alone: there is no layer 2.5.
     across = alt.X(f"{x}:Q").scale(nice=False).axis(title=title, grid=False, tickMinStep=1)
     base = alt.Chart(frame).encode(across)
+    # The interval of a few folds may reach beyond 100%, where no accuracy can be.
+    capped = bool(frame["high"].max() > 1)
     band = base.mark_area(color=BLUE[theme], opacity=0.16, clip=True, tooltip=None).encode(
-        _share_axis("low", y, zero=False, y=True), y2="high:Q"
+        _share_axis("low", y, zero=False, capped=capped, y=True), y2="high:Q"
     )
     line = base.mark_line(color=BLUE[theme], strokeWidth=2, tooltip=None).encode(y=f"{y}:Q")
     points = base.mark_point(filled=True, color=BLUE[theme], size=36, opacity=1).encode(
@@ -178,11 +180,16 @@ def _curve(frame: pd.DataFrame, x: str, y: str, title: str, theme: Theme) -> lis
 
 
 def _share_axis(
-    column: str, title: str, *, zero: bool = True, full: bool = False, y: bool = False
+    column: str,
+    title: str,
+    *,
+    zero: bool = True,
+    full: bool = False,
+    capped: bool = False,
+    y: bool = False,
 ) -> Any:
     channel: Any = alt.Y if y else alt.X
-    # The interval of a few folds may reach beyond 100%, where no accuracy can be.
-    scale = {"domain": [0, 1]} if full else {"zero": zero, "domainMax": 1}
+    scale = {"domain": [0, 1]} if full else {"zero": zero, **({"domainMax": 1} if capped else {})}
     return (
         channel(f"{column}:Q")
         .scale(nice=not full, **scale)

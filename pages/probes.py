@@ -109,6 +109,9 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
         st.markdown(verdict if beaten else f":orange[{verdict}]")
     st.dataframe(probe_figures.score_table(report), hide_index=True)
     st.caption(session.plain(session.origin_line(probe)))
+    if report.controls:
+        with st.expander("What the controls are"):
+            st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
     charts = [
         probe_figures.comparison(tables["controls"], theme=theme) if report.controls else None,
         probe_figures.layer_curve(tables["layers"], chosen=probe.layer, theme=theme)

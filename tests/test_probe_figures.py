@@ -79,6 +79,15 @@ def test_the_layer_curve_marks_the_layer_that_is_read(tables):
     assert len(plain["layer"]) == len(spec["layer"]) - 1
 
 
+def test_an_interval_beyond_all_texts_is_cut_off(tables):
+    scale = probe_figures.learning_curve(tables["learning"]).to_dict()["layer"][0]["encoding"]["y"]
+    assert "domainMax" not in scale["scale"]
+    beyond = tables["learning"].assign(high=1.1)
+    spec = probe_figures.learning_curve(beyond).to_dict()["layer"][0]
+    assert spec["encoding"]["y"]["scale"]["domainMax"] == 1
+    assert spec["mark"]["clip"]
+
+
 def test_cells_of_the_confusion_matrix_are_shares_of_their_label(tables):
     rows = values(probe_figures.confusion(tables["confusion"]))
     assert sum(row["texts"] for row in rows) == 100
