@@ -98,6 +98,11 @@ def trace_progressively(
             f"The probe reads layer {probe.layer}, but {model.name!r} has layers 0 to "
             f"{model.layers - 1}; choose a probe of this model or train one."
         )
+    if probe.layer is not None and len(probe.coefficients) != model.width:
+        raise ValueError(
+            f"The probe reads states of {len(probe.coefficients)} numbers, but those of "
+            f"{model.name!r} have {model.width}; choose a probe of this model or train one."
+        )
     prompt = build_prompt(model, text, probe.suffix)
     readout = _readout(model, probe)
     blank = TraceResult(

@@ -8,6 +8,7 @@ from core import probe_figures, session
 from core.models import REGISTRY
 from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.session import labelled, probing
 from core.tables import safe_csv
 
 MISTAKES = 8  # shown; all can be saved
@@ -23,11 +24,11 @@ def main() -> None:
         model = session.model_choice()
         settings = ask_settings(model)
     with left:
-        data = session.data_choice()
+        data = labelled.data_choice()
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         if st.button("Train probe", type="primary", key="train", disabled=data is None) and data:
-            session.start("probe", session.training(model, data, settings))
+            session.start("probe", probing.training(model, data, settings))
         job = session.job("probe")
         progress = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (progress and progress.active))
@@ -40,14 +41,14 @@ def main() -> None:
             st.error(session.plain(progress.error), icon=":material/error:")
     trained = progress.partial if progress else None
     st.space("small")
-    shown = session.kept_choice(model, trained)
+    shown = probing.kept_choice(model, trained)
     if shown is None:
         show_invitation()
     else:
-        show_report(*shown, session.texts_of(shown[1], trained, data))
+        show_report(*shown, probing.texts_of(shown[1], trained, data))
 
 
-def ask_settings(model: str) -> session.ProbeSettings:
+def ask_settings(model: str) -> probing.ProbeSettings:
     """What the probe reads and how it is judged."""
     read = st.selectbox(
         "Probe reads",
@@ -82,7 +83,7 @@ def ask_settings(model: str) -> session.ProbeSettings:
             disabled=not controls,
             help="The same model with random weights; it has to encode the texts as well.",
         )
-    return session.ProbeSettings(read, words, suffix, folds, seed, controls, twin, name.strip())
+    return probing.ProbeSettings(read, words, suffix, folds, seed, controls, twin, name.strip())
 
 
 def ask_layer(model: str) -> int:
@@ -108,7 +109,7 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
         verdict = session.plain(report.verdict)
         st.markdown(verdict if beaten else f":orange[{verdict}]")
     st.dataframe(probe_figures.score_table(report), hide_index=True)
-    st.caption(session.plain(session.origin_line(probe)))
+    st.caption(session.plain(probing.origin_line(probe)))
     if report.controls:
         with st.expander("What the controls are"):
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
@@ -143,11 +144,11 @@ def show_mistakes(key: str, probe: Probe, texts: dict[int, str]) -> None:
     for row, label, log_odds in mistakes.head(MISTAKES).itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             with st.container(gap=None):
-                st.caption(session.mistake_line(row, label, log_odds))
+                st.caption(probing.mistake_line(row, label, log_odds))
                 if row in texts:
                     st.text(texts[row])
             if row in texts and st.button("Open its trace", key=f"open:{row}"):
-                session.open_trace(key, probe, texts[row])
+                probing.open_trace(key, probe, texts[row])
     st.download_button(
         f"Save all {len(mistakes):,} as CSV",
         lambda: safe_csv(mistakes.assign(text=mistakes["row"].map(texts))),

@@ -5,6 +5,7 @@ import streamlit as st
 from core import figures, session
 from core.export import MIME, figure_bytes
 from core.results import PROXIES, TraceResult
+from core.session import probing, tracing
 
 
 def main() -> None:
@@ -13,15 +14,15 @@ def main() -> None:
     left, right = st.columns([5, 3], gap="medium")
     with right:
         model = session.model_choice()
-        probe = session.probe_choice(model)
+        probe = probing.probe_choice(model)
     with left:
         text = ask_tweet()
-        settings = session.settings_choice(model, text)
+        settings = tracing.settings_choice(model, text)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         asked = st.button("Run trace", type="primary", key="run")
-        if session.asked_elsewhere() or asked:
-            session.start("trace", session.tracing(model, probe, text, settings))
+        if probing.asked_elsewhere() or asked:
+            session.start("trace", tracing.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
@@ -90,7 +91,7 @@ def show_result(result: TraceResult) -> None:
             st.markdown(
                 ":orange[This effect cannot be told from zero, so the cells below say nothing.]"
             )
-    session.heatmaps(result, frame, end)
+    tracing.heatmaps(result, frame, end)
     st.caption(session.plain(figures.caption_of(result)))
     with st.container(horizontal=True, gap="small"):
         for form in ("png", "svg"):

@@ -15,8 +15,9 @@ from core.datasets import dataset_file
 from core.jobs import Progress
 from core.models import model_folder
 from core.results import PROXIES
+from core.session import probing, tracing
 
-ROOT = Path(session.__file__).parents[1]
+ROOT = Path(session.__file__).parents[2]
 PATIENCE = 60.0  # seconds until a job that hangs is called failed
 NAMES = ("trace", "probes", "average", "compare", "interventions", "method")
 SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
@@ -132,7 +133,7 @@ def test_a_trace_shows_three_panels_on_one_scale_and_what_they_mean():
 
 def test_the_probe_is_kept_and_its_accuracy_shown():
     page = run_trace(open_page(), "good day")
-    kept = session.kept_probe("gpt2", "logit_pair")
+    kept = probing.kept_probe("gpt2", "logit_pair")
     assert kept is not None
     assert any(f"{kept.report.accuracy:.1%} right" in caption.value for caption in page.caption)
     again = open_page()
@@ -217,14 +218,14 @@ def test_a_tweet_that_cannot_be_traced_gets_one_sentence(text, sentence):
     assert sentence in error.value.replace("\\", "")
     assert "Traceback" not in error.value
     assert not charts(page)
-    assert session.kept_probe("gpt2", "logit_pair") is None  # refused before any training
+    assert probing.kept_probe("gpt2", "logit_pair") is None  # refused before any training
 
 
 def test_a_failure_of_the_program_is_one_sentence_too(monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr(session, "trace_progressively", broken)
+    monkeypatch.setattr(tracing, "trace_progressively", broken)
     page = run_trace(open_page(), "good day")
     assert not page.exception
     (error,) = page.error
@@ -255,7 +256,7 @@ def test_stop_keeps_what_is_there(monkeypatch):
     import threading
 
     one_done, go_on = threading.Event(), threading.Event()
-    trace = session.trace_progressively
+    trace = tracing.trace_progressively
 
     def held(*arguments, **options):
         for result in trace(*arguments, **options):
@@ -263,7 +264,7 @@ def test_stop_keeps_what_is_there(monkeypatch):
             one_done.set()
             assert go_on.wait(PATIENCE)
 
-    monkeypatch.setattr(session, "trace_progressively", held)
+    monkeypatch.setattr(tracing, "trace_progressively", held)
     page = open_page()
     page.text_area("tweet").set_value("good day, bad hours")
     page.button("run").click().run()
@@ -284,14 +285,14 @@ def test_a_newer_trace_takes_the_place_of_the_one_that_runs(monkeypatch):
     import threading
 
     begun, go_on = threading.Event(), threading.Event()
-    trace = session.trace_progressively
+    trace = tracing.trace_progressively
 
     def held(*arguments, **options):
         begun.set()
         assert go_on.wait(PATIENCE)
         yield from trace(*arguments, **options)
 
-    monkeypatch.setattr(session, "trace_progressively", held)
+    monkeypatch.setattr(tracing, "trace_progressively", held)
     page = open_page()
     page.text_area("tweet").set_value("good day")
     page.slider("samples").set_value(2)

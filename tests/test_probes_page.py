@@ -16,8 +16,9 @@ from core import hub, session
 from core.datasets import dataset_file
 from core.models import model_folder
 from core.probes import Probe, kept_folder
+from core.session import probing
 
-ROOT = Path(session.__file__).parents[1]
+ROOT = Path(session.__file__).parents[2]
 PATIENCE = 120.0  # seconds until a job that hangs is called failed
 LONG = 900_000  # ms: two slow cores, and others on them
 SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
@@ -255,7 +256,7 @@ def test_lists_of_words_are_read_together():
     page.text_input("Negative words").set_value("bad,  sad ,")
     train(page)
     assert not page.error
-    (probe,) = session.probes_of("gpt2").values()
+    (probe,) = probing.probes_of("gpt2").values()
     assert probe.words_positive == (" good", " happy")
     assert probe.words_negative == (" bad", " sad")
 
@@ -274,7 +275,7 @@ def test_a_probe_of_states_shows_every_layer_and_serves_the_trace_page():
     page.number_input("layer:gpt2").set_value(1)
     train(page)
     assert "Accuracy by layer; this probe reads layer 1" in charts(page)
-    ((key, probe),) = session.probes_of("gpt2").items()
+    ((key, probe),) = probing.probes_of("gpt2").items()
     assert (probe.features, probe.layer) == ("hidden:1", 1)
     page.switch_page("pages/trace.py").run()
     page.selectbox("features").set_value(key)
@@ -291,7 +292,7 @@ def test_settings_reach_the_probe():
     page.number_input("probe:seed").set_value(7)
     page.text_input("name").set_value("  My [probe](x) ")
     train(page)
-    (probe,) = session.probes_of("gpt2").values()
+    (probe,) = probing.probes_of("gpt2").values()
     assert (probe.report.folds, probe.seed, probe.name) == (3, 7, "My [probe](x)")
     assert any("My [probe](x)" in name for name in page.selectbox("shown").options)
 
@@ -301,7 +302,7 @@ def test_the_untrained_twin_can_be_left_out():
     page.toggle("twin").set_value(False)
     train(page)
     names = [
-        control.name for control in next(iter(session.probes_of("gpt2").values())).report.controls
+        control.name for control in next(iter(probing.probes_of("gpt2").values())).report.controls
     ]
     assert "the untrained twin" not in names
     assert "bag of words" in names
@@ -322,24 +323,24 @@ def test_the_report_stays_when_the_page_is_left():
 
 def test_a_probe_is_renamed_and_deleted():
     page = train(without_controls(open_page()))
-    ((key, _),) = session.probes_of("gpt2").items()
+    ((key, _),) = probing.probes_of("gpt2").items()
     page.text_input(f"rename:{key}").set_value("first try")
     page.button("rename").click().run()
-    assert [probe.name for probe in session.probes_of("gpt2").values()] == ["first try"]
+    assert [probe.name for probe in probing.probes_of("gpt2").values()] == ["first try"]
     assert any("first try" in name for name in page.selectbox("shown").options)
     page.button("delete").click().run()
     assert not page.exception
-    assert session.probes_of("gpt2") == {}
+    assert probing.probes_of("gpt2") == {}
     assert "What you will see" in said(page)
 
 
 def test_a_probe_is_exported_and_imported():
     page = train(without_controls(open_page()))
-    (probe,) = session.probes_of("gpt2").values()
+    (probe,) = probing.probes_of("gpt2").values()
     page.button("delete").click().run()
     page.file_uploader("import").upload("mine.json", probe.to_json(), "application/json").run()
     assert not page.exception
-    assert session.probes_of("gpt2") == {page.selectbox("shown").value: probe}
+    assert probing.probes_of("gpt2") == {page.selectbox("shown").value: probe}
     assert "Imported" in said(page)
 
 
@@ -357,14 +358,14 @@ def test_stop_ends_the_training(monkeypatch):
     import threading
 
     begun, go_on = threading.Event(), threading.Event()
-    real = session.train_probe
+    real = probing.train_probe
 
     def held(*arguments, **options):
         begun.set()
         assert go_on.wait(PATIENCE)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(session, "train_probe", held)
+    monkeypatch.setattr(probing, "train_probe", held)
     page = open_page()
     page.button("train").click().run()
     assert begun.wait(PATIENCE)
@@ -374,7 +375,7 @@ def test_stop_ends_the_training(monkeypatch):
     go_on.set()
     finish(page)
     assert "Stopped after" in said(page)
-    assert session.probes_of("gpt2") == {}
+    assert probing.probes_of("gpt2") == {}
     assert page.button("stop").disabled
 
 
@@ -382,7 +383,7 @@ def test_a_probe_that_has_controls_is_not_lost_to_one_that_never_got_them(monkey
     from core import controls
 
     page = train(open_page())
-    ((key, before),) = session.probes_of("gpt2").items()
+    ((key, before),) = probing.probes_of("gpt2").items()
 
     def refused(*arguments, **options):
         raise ValueError("No controls today.")
@@ -391,7 +392,7 @@ def test_a_probe_that_has_controls_is_not_lost_to_one_that_never_got_them(monkey
     page.number_input("probe:seed").set_value(5)
     train(page)
     assert "No controls today" in said(page)
-    assert session.probes_of("gpt2") == {key: before}
+    assert probing.probes_of("gpt2") == {key: before}
 
 
 # --- in a browser --------------------------------------------------------------------------------

@@ -266,6 +266,20 @@ def test_a_probe_of_states_gives_its_log_odds_and_marks_what_is_trivial(model, l
     )
 
 
+@pytest.mark.parametrize(("layer", "width", "words"), [(3, 32, "layer 3"), (0, 7, "7 numbers")])
+def test_a_probe_of_states_that_the_model_does_not_have_is_refused(model, layer, width, words):
+    probe = dataclasses.replace(
+        make_probe(model),
+        features=f"hidden:{layer}",
+        layer=layer,
+        mean=(0.0,) * width,
+        scale=(1.0,) * width,
+        coefficients=(1.0,) * width,
+    )
+    with pytest.raises(ValueError, match=words):
+        core.trace_progressively(model, probe, TWEET)
+
+
 def test_bad_input_is_refused_at_once_and_not_at_the_first_sample(model):
     with pytest.raises(ValueError, match="white space"):
         core.trace_progressively(model, make_probe(model), "   ")

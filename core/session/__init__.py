@@ -1,0 +1,230 @@
+"""What all pages share: cached loaders, the queue of background work, and small widgets.
+
+The only part of `core` that knows Streamlit. `labelled`, `probing` and `tracing` hold the widgets
+of their subjects.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import streamlit as st
+
+from core import figures
+from core.jobs import Job, Progress, Queue, Work
+from core.models import REGISTRY, Model, availability, default_model, load_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+ASSETS = Path(__file__).parents[2] / "assets"
+TWEETS = "vader-tweets"
+POLL = 0.4  # seconds between looks at a job that is under way
+GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
+MODELS_IN_MEMORY = 2
+
+
+# --- one copy per server -------------------------------------------------------------------------
+
+
+@st.cache_resource(show_spinner=False)
+def queue() -> Queue:
+    """The server's one queue: all users' background work stands in it."""
+    jobs = Queue()
+    # A thread that still computes while Python takes itself apart brings the process down.
+    atexit.register(jobs.close, patience=5.0)
+    return jobs
+
+
+@st.cache_resource(show_spinner=False, max_entries=MODELS_IN_MEMORY)
+def model(name: str, _progress: Callable[[int, int], None] | None = None) -> Model:
+    """A model, loaded once for all users; the one used least recently makes room."""
+    return load_model(name, progress=_progress)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def tweets(name: str = TWEETS) -> pd.DataFrame:
+    """A labelled data set, shared by all users; not to be changed."""
+    from core.datasets import load_dataset
+
+    return load_dataset(name)
+
+
+@st.cache_data(show_spinner=False)
+def example_tweets() -> dict[str, str]:
+    """Tweets to begin with, by the names on their buttons."""
+    return cast(
+        "dict[str, str]", json.loads((ASSETS / "example_tweets.json").read_text(encoding="utf-8"))
+    )
+
+
+def drawing(name: str) -> str:
+    """An SVG of the assets in the colour of the page's text."""
+    ink = "#e6e8eb" if theme() == "dark" else "#1c2128"
+    return (ASSETS / f"{name}.svg").read_text(encoding="utf-8").replace("currentColor", ink)
+
+
+def remembered(place: str, key: object, make: Callable[[], T]) -> T:
+    """What was made for this key in this user's session; made anew when the key has changed."""
+    kept = st.session_state.get(f"made:{place}")
+    if kept is None or kept[0] != key:
+        kept = st.session_state[f"made:{place}"] = (key, make())
+    return cast("T", kept[1])
+
+
+# --- background work -----------------------------------------------------------------------------
+
+
+def start(slot: str, work: Work) -> Job:
+    """Begin a user's work; his earlier work of the same slot is given up.
+
+    The job is kept for the session, so that its result is there when he comes back to the page.
+    """
+    earlier = job(slot)
+    if earlier is not None:
+        earlier.stop()
+    session = _session_id()
+    begun = queue().submit(session, work, slot=slot, wanted=_open_tab(session))
+    st.session_state[f"job:{slot}"] = begun
+    return begun
+
+
+def job(slot: str) -> Job | None:
+    """The user's latest job of a slot."""
+    return cast("Job | None", st.session_state.get(f"job:{slot}"))
+
+
+def follow(current: Job, shown: Progress) -> None:
+    """Draw how far a job is, and run the page again when there is more to show than is shown.
+
+    Only this line is drawn at every look; results are redrawn when there is a newer one.
+    """
+
+    def look() -> None:
+        now = current.progress()
+        if (now.version, now.active) != (shown.version, shown.active):
+            st.rerun()
+        if now.active:
+            st.progress(now.fraction, text=status_line(now))
+        elif line := status_line(now):
+            st.caption(line)
+
+    st.fragment(look, run_every=POLL if shown.active else None)()
+
+
+def status_line(progress: Progress) -> str:
+    """How far a job is, in words."""
+    if progress.state == "waiting":
+        ahead = progress.place - 1
+        if ahead > 0:
+            return f"In the queue behind {ahead} other{'s' if ahead > 1 else ''}"
+        return "Next in the queue"
+    if progress.state == "running":
+        if progress.stopping:
+            return "Stopping"
+        left = progress.seconds_left
+        until = "" if left is None else f", about {_duration(left)} left"
+        return f"{progress.note or 'Starting'}{until}"
+    took = _duration(progress.seconds)
+    return {"done": f"Done in {took}", "stopped": f"Stopped after {took}", "failed": ""}[
+        progress.state
+    ]
+
+
+# --- widgets -------------------------------------------------------------------------------------
+
+
+def heading(title: str, sentence: str) -> None:
+    """Open a page."""
+    st.title(title, anchor=False)
+    st.markdown(f":gray[{sentence}]")
+
+
+def coming() -> None:
+    """Say that a page is not built yet."""
+    st.caption("This page is not built yet.")
+
+
+def model_choice() -> str:
+    """The model dropdown; says what each model costs, and why the first one was taken."""
+    default, reason = default_model()
+    names = list(REGISTRY)
+    chosen = st.selectbox(
+        "Model",
+        names,
+        index=names.index(default),
+        format_func=_describe_model,
+        key="model",
+        persist_state="session",
+        help="A model that is not on this disk is downloaded from the Hugging Face hub first.",
+    )
+    st.caption(reason if chosen == default else _describe_cost(chosen))
+    return chosen
+
+
+def theme() -> figures.Theme:
+    """Light or dark, as the page is drawn."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def plain(text: str) -> str:
+    """Text that somebody typed, for places that read Markdown: nothing in it is markup.
+
+    Whatever could begin markup, a link, a formula or an icon's name gets a backslash.
+    """
+    return "".join(f"\\{mark}" if mark in _MARKUP else mark for mark in " ".join(text.split()))
+
+
+_MARKUP = frozenset("\\`*_{}[]()<>#+-.!|~$:&^=@/\"'")
+
+
+def _describe_model(name: str) -> str:
+    entry = REGISTRY[name]
+    cost = availability(name)
+    if cost == "to be downloaded":
+        cost = f"{_bytes(entry.download_bytes)} to download"
+    return f"{name} \u00b7 {entry.layers} layers \u00b7 {cost}"
+
+
+def _describe_cost(name: str) -> str:
+    entry = REGISTRY[name]
+    return (
+        f"{entry.parameters / 1e6:,.0f} million parameters in {entry.layers} layers; "
+        f"licence {entry.licence}."
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+def _session_id() -> str:
+    from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+    context = get_script_run_ctx()
+    return context.session_id if context is not None else "no session"
+
+
+def _open_tab(session: str) -> Callable[[], bool]:
+    """Whether a user's browser tab is open, or was a moment ago."""
+    last_seen = time.monotonic()
+
+    def is_open() -> bool:
+        nonlocal last_seen
+        if not st.runtime.exists() or st.runtime.get_instance().is_active_session(session):
+            last_seen = time.monotonic()
+        return time.monotonic() - last_seen < GRACE
+
+    return is_open

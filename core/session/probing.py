@@ -1,0 +1,328 @@
+"""Which probe does a person train, keep and choose?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from core import hub
+from core.jobs import Job, Step, Work
+from core.models import Model, load_model, model_folder
+from core.probes import (
+    FEATURES,
+    FOLDS,
+    Features,
+    Probe,
+    Words,
+    forget,
+    keep,
+    kept_folder,
+    kept_probes,
+    key_of,
+    train_probe,
+)
+from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
+from core.session import TWEETS, model, plain, tweets
+from core.session.labelled import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBE_MEGABYTES = 50  # of a file that is imported
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a probe is to be trained."""
+
+    features: Features = "logit_pair"
+    words: Words | None = None
+    suffix: str = DEFAULT_SUFFIX
+    folds: int = FOLDS
+    seed: int = 0
+    controls: bool = True
+    twin: bool = True  # of the controls, the one that costs an encoding
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A probe, and the texts that it was trained on."""
+
+    probe: Probe
+    frame: pd.DataFrame
+    said: str = ""  # of rows that this model cannot read
+
+
+def training(name: str, data: Data, settings: ProbeSettings) -> Work:
+    """The work of training a probe: load the model, encode, fit and judge, keep; then controls."""
+
+    def work(job: Job) -> Iterator[Step]:
+        def encoded_then(note: str) -> Callable[[int, int], None]:
+            """Report an encoding, and name what follows it, of which no share is known."""
+
+            def encoded(done: int, total: int) -> None:
+                if done < total:
+                    job.report(done / total)
+                else:
+                    job.report(0.0, note)
+
+            return encoded
+
+        job.report(0.0, "Loading the model")
+        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
+        frame, said = data.frame, ""
+        if data.read is not None:
+            job.report(0.0, "Reading the texts as the model does")
+            found = data.read(lambda text: _why_unreadable(loaded, text, settings.suffix))
+            frame = found.frame
+            if len(frame) < len(data.frame):
+                said = f"For this model: {found.describe()}"
+        job.report(0.0, f"Encoding {len(frame):,} texts")
+        probe = train_probe(
+            loaded,
+            frame,
+            features=settings.features,
+            words=settings.words,
+            suffix=settings.suffix,
+            folds=settings.folds,
+            seed=settings.seed,
+            dataset=data.name,
+            name=settings.name,
+            progress=encoded_then("Fitting, and judging on held-out texts"),
+        )
+        if not settings.controls or key_of(probe) not in probes_of(name):
+            keep(probe)  # one that has its controls stays until there is another that has them
+        yield 1.0, Trained(probe, frame, said)
+        if not settings.controls:
+            return
+        from core.controls import with_controls
+
+        job.report(0.0, "Comparing with controls")
+        twin = load_model(name, untrained=True) if settings.twin else None
+        if twin is not None:
+            job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
+        encoded = encoded_then("Judging the controls")
+        probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
+        keep(probe)
+        yield 1.0, Trained(probe, frame, said)
+
+    return work
+
+
+def _why_unreadable(loaded: Model, text: str, suffix: str) -> str:
+    try:
+        build_prompt(loaded, text, suffix)
+    except ValueError as mistake:
+        return str(mistake)
+    return ""
+
+
+def probe_choice(name: str) -> Features | Probe:
+    """Which probe reads the sentiment, and how good it is.
+
+    Every kept probe of the model can be chosen. Those of the tweets that read one word of each
+    sentiment can be chosen before there are any, by their features: a run then trains them.
+    """
+    trainable: list[Features] = ["logit_pair", "probabilities"]
+    kept = {key: probe for key, probe in probes_of(name).items() if _of_tweets(probe) is None}
+    names = {features: FEATURES[features] for features in trainable} | probe_names(kept)
+    chosen = st.selectbox(
+        "Probe reads",
+        list(names),
+        format_func=names.__getitem__,
+        key="features",
+        persist_state="session",
+        help="The probe turns the model's next-word probabilities, or its state, into a sentiment. "
+        "Train others on the Probes page.",
+    )
+    probe = kept.get(chosen) or kept_probe(name, chosen)
+    if probe is None:
+        st.caption("Not trained yet for this model: the first run takes a few minutes more.")
+    else:
+        st.caption(accuracy_line(probe))
+    return kept.get(chosen, chosen)
+
+
+def accuracy_line(probe: Probe) -> str:
+    """How good a probe is, in one sentence."""
+    report = probe.report
+    texts = "tweets" if probe.dataset == TWEETS else "texts"
+    return (
+        f"Trained on {report.n:,} {texts}: {report.accuracy:.1%} right "
+        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
+        f"majority {report.majority:.1%}."
+    )
+
+
+def open_trace(key: str, probe: Probe, text: str) -> None:
+    """Go to the Trace page and trace a text there, read by a kept probe of the chosen model."""
+    st.session_state.tweet = text
+    st.session_state.features = _of_tweets(probe) or key
+    st.session_state.asked = True
+    st.switch_page("pages/trace.py")
+
+
+def asked_elsewhere() -> bool:
+    """Whether another page has just asked for a trace."""
+    return bool(st.session_state.pop("asked", False))
+
+
+def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
+    """The kept probe that is shown, the one trained last at first; and what can be done with it."""
+    probes = probes_of(name)
+    names = probe_names(probes)
+    if trained is not None and st.session_state.get("seen") is not trained:
+        st.session_state.seen = trained
+        if (latest := key_of(trained.probe)) in probes:
+            st.session_state.shown = latest
+    if st.session_state.get("shown") not in probes:
+        st.session_state.pop("shown", None)
+    chosen = None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        if probes:
+            chosen = st.selectbox(
+                "Kept probes of this model", list(probes), format_func=names.__getitem__,
+                key="shown", persist_state="session", width=420,
+            )  # fmt: skip
+            probe = probes[chosen]
+            # Another name makes it another popover, which is closed.
+            with st.popover("Rename", key=f"renaming:{chosen}:{probe.name}"):
+                field = f"rename:{chosen}"
+                st.text_input("Name", probe.name[:80], max_chars=80, key=field)
+                st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
+            st.download_button(
+                "Export",
+                probe.to_json,
+                file_name=f"probe-{chosen[:8]}.json",
+                mime="application/json",
+                key="export",
+                on_click="ignore",
+            )
+            with st.popover("Delete"):
+                st.markdown("Traces made with it stay; the probe has to be trained again.")
+                st.button("Delete it", on_click=forget, args=(probe,), key="delete")
+        with st.popover("Import" if probes else "Import a probe"):
+            st.file_uploader(
+                "A probe that was exported",
+                "json",
+                key="import",
+                max_upload_size=PROBE_MEGABYTES,
+                on_change=_import_probe,
+                args=(name,),
+            )
+    if refused := st.session_state.pop("import:refused", ""):
+        st.error(plain(refused), icon=":material/error:")
+    if said := st.session_state.pop("import:said", ""):
+        st.info(plain(said), icon=":material/check:")
+    return None if chosen is None else (chosen, probes[chosen])
+
+
+def _rename(probe: Probe, field: str) -> None:
+    keep(replace(probe, name=st.session_state[field].strip()))
+    st.session_state.shown = key_of(probe)  # the browser then takes the new name over
+
+
+def _import_probe(name: str) -> None:
+    """Keep an uploaded probe, or say in one sentence why it cannot be one."""
+    file = st.session_state["import"]
+    if file is None:
+        return
+    try:
+        probe = Probe.from_json(file.getvalue(), file.name)
+    except ValueError as mistake:
+        st.session_state["import:refused"] = str(mistake)
+        return
+    keep(probe)
+    key = key_of(probe)
+    if key in probes_of(name):
+        st.session_state.shown = key
+        st.session_state["import:said"] = f"Imported {probe.title}."
+    else:
+        st.session_state["import:said"] = (
+            f"Imported {probe.title}. It was trained on other weights, of {probe.model_name}, and "
+            "is offered where those are chosen."
+        )
+
+
+def texts_of(probe: Probe, trained: Trained | None, data: Data | None) -> dict[int, str]:
+    """The texts of a probe's report by source row, where what it was trained on is at hand."""
+    from core.datasets import BUILT_IN, fingerprint
+
+    frames = [trained.frame] if trained is not None else []
+    frames += [data.frame] if data is not None else []
+    if probe.dataset in BUILT_IN:
+        frames.append(tweets(probe.dataset))
+    for frame in frames:
+        if len(frame) == probe.report.n and fingerprint(frame) == probe.dataset_hash:
+            return dict(zip(frame["row"].tolist(), frame["text"].tolist(), strict=True))
+    return {}
+
+
+def origin_line(probe: Probe) -> str:
+    """What a probe is and how it was judged, in a few sentences."""
+    reads = f"the state after block {probe.layer}"
+    if probe.reads == "words":
+        sides = (probe.words_positive, probe.words_negative)
+        reads = " against ".join(", ".join(word.strip() for word in side) for side in sides)
+    revision = f" at revision {probe.model_revision[:8]}" if probe.model_revision else ""
+    return (
+        f"{probe.features} of {probe.model_name}{revision}, reading {reads} after "
+        f"\u201c{probe.suffix.strip()}\u201d, on {probe.report.n:,} texts of "
+        f"{probe.dataset or 'a data set without a name'}. Scores are of held-out texts in "
+        f"{probe.report.folds} folds (seed {probe.seed}); in brackets are 95% bootstrap intervals."
+    )
+
+
+def mistake_line(row: int, label: int, log_odds: float) -> str:
+    """What a probe made of one text, and what its label is."""
+    from core.scores import probability_of
+
+    said = float(probability_of(np.array(log_odds)))
+    return f"Row {row:,}: P(positive) {said:.2f}, labelled {'positive' if label else 'negative'}"
+
+
+def kept_probe(name: str, features: Features) -> Probe | None:
+    """The probe that a run would use, if it is trained already; the model is not loaded."""
+    return next(
+        (probe for probe in probes_of(name).values() if _of_tweets(probe) == features), None
+    )
+
+
+def probes_of(name: str) -> dict[str, Probe]:
+    """Every kept probe of a model by its key, the best first; the model is not loaded."""
+    description = hub.describe_folder(model_folder(name))
+    if description is None:
+        return {}
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in kept_folder().glob("*.json"))
+    return _probes_of(description["sha256"], tuple(files))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _probes_of(identity: str, files: tuple[tuple[str, int], ...]) -> dict[str, Probe]:
+    """Read again only when a file has changed: a report is long."""
+    return {key_of(probe): probe for probe in kept_probes(identity)}
+
+
+def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
+    """What a list calls probes, by their keys; no two the same."""
+    names: dict[str, str] = {}
+    for key, probe in probes.items():
+        name = f"{probe.title} \u00b7 {probe.report.accuracy:.1%}"
+        names[key] = f"{name} \u00b7 {key[:6]}" if name in names.values() else name
+    return names
+
+
+def _of_tweets(probe: Probe) -> Features | None:
+    """The features of a probe that a run of the Trace page would train by itself."""
+    default = (DEFAULT_SUFFIX, *((word,) for word in DEFAULT_WORDS))
+    by_itself = (
+        probe.dataset == TWEETS
+        and probe.features in ("logit_pair", "probabilities")
+        and (probe.suffix, probe.words_positive, probe.words_negative) == default
+    )
+    return probe.features if by_itself else None
