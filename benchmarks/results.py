@@ -366,6 +366,27 @@ def precision(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def encode(found: dict[str, Any]) -> list[str]:
+    """Encoding tweets for a probe."""
+    rows = [
+        (name, f"{found[way]['seconds']:.1f}", f"{found[way]['cpu_seconds']:.1f}")
+        for name, way in (("plain script", "plain"), ("SentiTrace", "ours"))
+    ]
+    return [
+        "## Encoding tweets",
+        "",
+        machine_line(found),
+        "",
+        f"{found['tweets']} tweets on the embedded model, one way after the other in one process "
+        f"(`python -m benchmarks.encode --tweets {found['tweets']}`). SentiTrace is "
+        f"{found['ratio']['seconds']:.1f} times as fast; log-probabilities differ by at most "
+        f"{found['largest_difference']:.0e} nats.",
+        "",
+        *table(("way", "seconds", "seconds of processor"), rows),
+        "",
+    ]
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -379,7 +400,12 @@ def report() -> str:
         found = load(path.stem)
         assert found is not None
         lines += traces(path.stem, found)
-    for name, section in (("kernels", kernels), ("precision", precision), ("startup", startup)):
+    for name, section in (
+        ("encode", encode),
+        ("kernels", kernels),
+        ("precision", precision),
+        ("startup", startup),
+    ):
         found = load(name)
         if found is not None:
             lines += section(found)
