@@ -111,15 +111,3 @@ def test_the_dark_theme_follows_the_browser(browser, address):
     background = page.locator(".stApp").evaluate("node => getComputedStyle(node).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", background)[:3])) < 120
     page.context.close()
-
-
-def test_a_first_visitor_by_the_address_of_a_page_finds_the_whole_dashboard(
-    browser, embedded_home, tmp_path
-):
-    with serve(borrowed_home(embedded_home, tmp_path / "home")) as address:
-        page = browser.new_page()
-        page.goto(f"{address}/method")
-        expect(page.get_by_role("heading", name="Method")).to_be_visible(timeout=LONG)
-        expect(page.get_by_role("link", name="Probes")).to_be_visible()
-        expect(page.get_by_role("link", name="app", exact=True)).to_have_count(0)
-        page.close()

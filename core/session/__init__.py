@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import streamlit as st
-from streamlit.runtime.pages_manager import PagesManager
 
 from core import figures
 from core.jobs import Job, Progress, Queue, Work
@@ -143,20 +142,8 @@ def status_line(progress: Progress) -> str:
 
 def heading(title: str, sentence: str) -> None:
     """Open a page."""
-    _enter_through_app()
     st.title(title, anchor=False)
     st.markdown(f":gray[{sentence}]")
-
-
-def _enter_through_app() -> None:
-    """Run app.py, and this page within it, where Streamlit has passed it by.
-
-    A server whose first visitor comes by the address of a page takes the folder `pages` for the
-    older kind of app, in which pages stand alone; it learns otherwise only from `st.navigation`.
-    """
-    if PagesManager.uses_pages_directory:
-        PagesManager.uses_pages_directory = False
-        st.rerun()
 
 
 def coming() -> None:
