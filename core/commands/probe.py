@@ -1,0 +1,186 @@
+"""`python -m core probe`: train a probe and judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from core.commands.shared import (
+    DEFAULT_DATA,
+    check_out,
+    default_name,
+    model_options,
+    open_model,
+    print_table,
+    probe_options,
+    progress_bar,
+    progress_option,
+    suffix_or_default,
+    words_or_default,
+    write_table,
+    writing,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.models import Model
+    from core.probes import Features, Probe
+
+
+@click.command()
+@model_options
+@probe_options
+@click.option("--folds", default=5, show_default=True, help="Of the cross-validation.")
+@click.option("--seed", default=0, show_default=True, help="Of the folds.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Where to write the probe.  [default: kept in the cache folder, where `trace` finds it]",
+)
+@click.option(
+    "--report",
+    "report_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write the whole report there: the probe as JSON, every table as CSV.",
+)
+@click.option(
+    "--controls/--no-controls",
+    default=True,
+    show_default=True,
+    help="Hold the probe against controls; the untrained twin has to encode the texts as well.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the probe as JSON.")
+@progress_option
+def probe(
+    name: str | None,
+    device: str | None,
+    dtype: str,
+    data: str | None,
+    features: Features | None,
+    suffix: str | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
+    folds: int,
+    seed: int,
+    out: Path | None,
+    report_folder: Path | None,
+    controls: bool,
+    as_json: bool,
+    progress: bool | None,
+) -> None:
+    """Train a probe that reads a tweet's sentiment from the model, and judge it."""
+    if out is not None:
+        check_out(out, ("json",))
+    from core.probes import keep, train_probe
+
+    data = data or DEFAULT_DATA
+    labelled = _labelled(data)
+    model = open_model(name, device, dtype, progress)
+    tweets = labelled(model, suffix_or_default(suffix))
+    with progress_bar(f"Encoding {len(tweets):,} texts", progress) as show:
+        trained = train_probe(
+            model,
+            tweets,
+            features=features or "logit_pair",
+            suffix=suffix_or_default(suffix),
+            words=words_or_default(good, bad),
+            folds=folds,
+            seed=seed,
+            dataset=data,
+            progress=lambda done, total: show(done / total),
+        )
+    if controls:
+        from core.controls import with_controls
+        from core.models import load_model
+
+        twin = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
+        with progress_bar(
+            f"Encoding {len(tweets):,} texts by the untrained twin", progress
+        ) as show:
+            trained = with_controls(
+                trained,
+                model,
+                tweets,
+                twin=twin,
+                progress=lambda done, total: show(done / total),
+            )
+    if out is not None:
+        with writing(out):
+            trained.save(out)
+    else:
+        out = keep(trained)
+    if report_folder is not None:
+        _write_report(trained, report_folder)
+    if as_json:
+        click.echo(out.read_text(encoding="utf-8"), nl=False)
+        return
+    _print_probe(trained)
+    if report_folder is not None:
+        click.echo(f"Report in {report_folder}")
+    click.echo(f"Saved as {out}")
+
+
+def _labelled(data: str) -> Callable[[Model, str], pd.DataFrame]:
+    """Open labelled texts; what is returned leaves out, and counts, those a model cannot read."""
+    from core import datasets, tables
+    from core.prompts import build_prompt
+
+    if data in datasets.BUILT_IN:
+        built_in = datasets.load_dataset(data)
+        return lambda model, suffix: built_in
+    table = datasets.load_table(data)
+
+    def read(model: Model, suffix: str) -> pd.DataFrame:
+        def problem(text: str) -> str:
+            try:
+                build_prompt(model, text, suffix)
+            except ValueError as error:
+                return str(error)
+            return ""
+
+        found = tables.label_rows(table, check=problem)
+        if found.refused:
+            click.echo(f"{data}: {found.describe()}", err=True)
+        return found.frame
+
+    return read
+
+
+def _print_probe(trained: Probe) -> None:
+    from core.scores import METRICS
+
+    report = trained.report
+    at = "" if trained.layer is None else f", layer {trained.layer}"
+    click.echo(
+        f"Probe of {trained.model_name} ({trained.features}{at}) on {report.n:,} texts"
+        f"{f' of {trained.dataset}' if trained.dataset else ''}:"
+    )
+    click.echo(
+        f"  accuracy  {report.accuracy:.1%} (95% interval {report.accuracy_low:.1%} to "
+        f"{report.accuracy_high:.1%}), {report.folds}-fold cross-validation\n"
+        f"  macro-F1  {report.macro_f1:.1%}\n"
+        f"  majority  {report.majority:.1%} (the accuracy of always saying the same)\n"
+    )
+    table: list[Sequence[str]] = [("", *(name.partition(" (")[0] for name in METRICS.values()))]
+    for name, scores in (
+        ("the probe", report.scores),
+        *((control.name, control.scores) for control in report.controls),
+    ):
+        table.append((name, *(f"{scores[metric].value:.3f}" for metric in METRICS)))
+    print_table(table, right=range(1, len(METRICS) + 1))
+    if report.verdict is not None:
+        click.echo(f"\n{report.verdict}")
+
+
+def _write_report(trained: Probe, folder: Path) -> None:
+    """Write the probe, and every table of its report, into a folder."""
+    with writing(folder):
+        trained.save(folder / "probe.json")
+        for name, table in trained.report.tables().items():
+            write_table(table, folder / f"{name}.csv")
