@@ -67,10 +67,10 @@ import torch
 from benchmarks.kernels import peak
 from benchmarks.machine import RESULTS, ROOT, describe, physical_cores, save, say
 from benchmarks.ways.job import Job
+from core.cases import default_window
 from core.models import EMBEDDED, is_on_disk, model_folder
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
 from core.runs import KINDS, window_layers
-from core.trace import default_window
 
 PEERS = ROOT / ".venv-peers"
 WAYS: dict[str, tuple[str | None, list[str]]] = {  # environment of its own, module and arguments

@@ -23,9 +23,9 @@ network = GPT2LMHeadModel(GPT2Config()).requires_grad_(False)
 model = Model(network, None, name="gpt2's shape", identity="gpt2's shape")
 readout = runs.Readout((100, 200))
 embeddings = model.embed(torch.arange(1000, 1012))
-clean = runs.run_clean(model, embeddings, readout)
+clean = runs.run_source(model, embeddings[None], readout)
 noisy = (embeddings + 0.3 * torch.randn_like(embeddings))[None]
-corrupted = runs.run_corrupted(model, noisy, readout, clean)
+corrupted = runs.run_base(model, noisy, readout, clean)
 seconds = []
 for _ in range(6):
     began = time.perf_counter()

@@ -20,7 +20,7 @@ from core.models import Model
 from core.results import Reads, TraceResult
 from core.runs import KINDS, Array, Kind, Readout
 
-ENGINE = 1
+ENGINE = 2
 """Changes whenever the engine's numbers do; older kept samples are then not found any more."""
 
 MOST_BYTES = 512 * 2**20
@@ -42,10 +42,20 @@ def key_of(model: Model, readout: Readout, trace: TraceResult) -> str:
         trace.corrupted_span,
         sorted(trace.settings.kinds),
         trace.window,
-        trace.noise,
-        trace.settings.seed,
+        *_of_corruption(trace),
+        trace.settings.direction,
+        trace.settings.severed,
+        trace.settings.every,
     ]
     return hashlib.sha256(json.dumps(determines).encode()).hexdigest()
+
+
+def _of_corruption(trace: TraceResult) -> list[object]:
+    """What decides the corrupted embeddings besides the span."""
+    settings = trace.settings
+    if settings.corruption in ("noise", "uniform"):
+        return [settings.corruption, trace.noise, settings.seed]
+    return [settings.corruption, settings.counterfactual]
 
 
 def load(key: str) -> Reads | None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Family:
     final_norm: str
     attn: str  # inside a block: the module whose output attention adds to the residual stream
     mlp: str
+    heads_out: str  # inside a block: the linear map from all heads' mixed values to `attn`'s output
     position_table: str | None = None  # learned positions, added to the embeddings
     rotary: str | None = None  # rotary positions, given to every block
     cache_argument: str = "past_key_values"
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="transformer.ln_f",
         attn="attn",
         mlp="mlp",
+        heads_out="attn.c_proj",
         position_table="transformer.wpe",
     ),
     "llama": Family(
@@ -72,6 +74,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="model.norm",
         attn="self_attn",
         mlp="mlp",
+        heads_out="self_attn.o_proj",
         rotary="model.rotary_emb",
     ),
     "gpt_neox": Family(
@@ -79,6 +82,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="gpt_neox.final_layer_norm",
         attn="attention",
         mlp="mlp",
+        heads_out="attention.dense",
         rotary="gpt_neox.rotary_emb",
         cache_argument="layer_past",
     ),
@@ -87,6 +91,7 @@ FAMILIES: dict[str, Family] = {
         final_norm="model.norm",
         attn="self_attn",
         mlp="mlp",
+        heads_out="self_attn.o_proj",
         rotary="model.rotary_emb",
     ),
 }
@@ -386,6 +391,52 @@ class Model:
         known = _Known(collected.keys, collected.values)
         output, _ = self._run(layer, states[:, -1:], start + count - 1, 1, known, {})
         return output
+
+    def heads_at(self, layer: int, states: Tensor, position: int) -> Tensor:
+        """What each attention head adds to the residual stream at one position, without the bias.
+
+        Args:
+            states: (batch, positions, width), the residual stream before the block.
+
+        Returns:
+            (batch, heads, width); their sum and the output projection's bias are the contribution.
+        """
+        project: Any = self._blocks[layer].get_submodule(self._family.heads_out)
+        mixed: list[Tensor] = []
+        here = threading.get_ident()
+
+        def record(_module: nn.Module, arguments: Any) -> None:
+            if threading.get_ident() == here:  # others may be using the same model
+                mixed.append(arguments[0][:, position])
+
+        handle = project.register_forward_pre_hook(record)
+        try:
+            self.block(layer, states)
+        finally:
+            handle.remove()
+        batch, width = mixed[0].shape  # of the values of all heads beside one another
+        own = torch.eye(self.heads, dtype=self.dtype, device=self.device)
+        own = own.repeat_interleave(width // self.heads, dim=1)  # (heads, width), 1 where its own
+        apart = project((mixed[0][:, None] * own).view(batch, self.heads, 1, width).flatten(0, 1))
+        nothing = project(torch.zeros_like(mixed[0][:1, None]))
+        return cast("Tensor", (apart - nothing).view(batch, self.heads, -1))
+
+    def next_tokens(self, states: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The most probable next tokens, given the residual stream after the last block.
+
+        Applied to an earlier layer's state it is the logit lens (nostalgebraist 2020).
+
+        Args:
+            states: (samples, width); probabilities are averaged over the samples.
+
+        Returns:
+            Probabilities and token ids, each (count,), the largest first.
+        """
+        total = torch.zeros((), dtype=torch.float32, device=self.device)
+        for logits in self._logits(states):
+            total = total + logits.float().softmax(-1).sum(0)
+        found = (total / len(states)).topk(count)
+        return found.values, found.indices
 
     def log_probs(self, states: Tensor, token_ids: Sequence[int]) -> Tensor:
         """log P of some next tokens, given the residual stream after the last block.

@@ -6,6 +6,7 @@ error can be made from it without the model.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import runs
+from core.models import Contribution
 from core.probes import Probe
 from core.prompts import Prompt
 from core.runs import KINDS, Array, Kind
@@ -30,6 +32,15 @@ PROXIES: dict[Proxy, str] = {
     "bad": "P(bad)",
 }
 
+Corruption = Literal["noise", "uniform", "mean", "counterfactual"]
+CORRUPTIONS: dict[Corruption, str] = {
+    "noise": "Gaussian noise on the tokens' embeddings",
+    "uniform": "uniform noise on the tokens' embeddings",
+    "mean": "the mean embedding in place of the tokens'",
+    "counterfactual": "another tweet's tokens",
+}
+Direction = Literal["restore", "corrupt"]
+
 
 @dataclass(frozen=True)
 class TraceSettings:
@@ -42,6 +53,17 @@ class TraceSettings:
         seed: of the noise; sample i is the same however many are drawn.
         window: layers over which mlp and attn are restored; None scales the paper's 10 of 48.
         corrupt: "tweet", "word:N" (the N-th word) or positions of tokens.
+        corruption: what takes the place of the span's embeddings: "noise" adds Gaussian noise to
+            them (Meng et al. 2022), "uniform" uniform noise of the same standard deviation, "mean"
+            is the mean of the model's embeddings, "counterfactual" another tweet's tokens (Zhang
+            and Nanda 2024). The last two draw nothing: one sample is all there is.
+        counterfactual: the other tweet; its prompt must have as many tokens. What differs is then
+            the corrupted span.
+        direction: "restore" puts clean states into the corrupted run; "corrupt" puts corrupted
+            states into the clean run (reverse patching), and the effect is what the proxy loses.
+        severed: hold "mlp" or "attn" contributions at a restored hidden state's own position to
+            the corrupted run (Meng et al. 2022, section 2, figure 3); kinds must be ("hidden",).
+        every: trace only the layers 0, every, 2 * every, ...; effects are NaN elsewhere.
         proxy: the number whose change is the effect, see `PROXIES`.
         seconds: end before all samples are done when this time is over; None: no limit.
         stable_for: end before all samples are done when the largest cell of every kind has stayed
@@ -54,6 +76,11 @@ class TraceSettings:
     seed: int = 0
     window: int | None = None
     corrupt: str | tuple[int, ...] = "tweet"
+    corruption: Corruption = "noise"
+    counterfactual: str | None = None
+    direction: Direction = "restore"
+    severed: Contribution | None = None
+    every: int = 1
     proxy: Proxy = "log_odds"
     seconds: float | None = None
     stable_for: int | None = None
@@ -77,12 +104,45 @@ class TraceSettings:
             raise ValueError(
                 f"The proxy {self.proxy!r} is not known; choose one of {', '.join(PROXIES)}."
             )
+        if self.corruption not in CORRUPTIONS:
+            raise ValueError(
+                f"The corruption {self.corruption!r} is not known; "
+                f"choose one of {', '.join(CORRUPTIONS)}."
+            )
+        if (self.corruption == "counterfactual") != (self.counterfactual is not None):
+            raise ValueError(
+                "A counterfactual tweet and the corruption 'counterfactual' go together; "
+                f"the corruption is {self.corruption!r} and the tweet {self.counterfactual!r}."
+            )
+        if self.counterfactual is not None and self.corrupt != "tweet":
+            raise ValueError(
+                "A counterfactual decides by itself what is corrupted; "
+                f"leave corrupt at 'tweet' instead of {self.corrupt!r}."
+            )
+        if self.direction not in get_args(Direction):
+            raise ValueError(
+                f"The direction {self.direction!r} is not known; choose 'restore' or 'corrupt'."
+            )
+        if self.severed is not None and (
+            self.severed not in get_args(Contribution) or self.kinds != ("hidden",)
+        ):
+            raise ValueError(
+                "Severed paths are 'mlp' or 'attn', of hidden states alone; "
+                f"{self.severed!r} was asked for with the kinds {', '.join(self.kinds)}."
+            )
+        if self.every < 1:
+            raise ValueError(f"Every layer or every n-th can be traced, not every {self.every}.")
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"The time must be above 0 seconds, not {self.seconds}.")
         if self.stable_for is not None and self.stable_for < 1:
             raise ValueError(
                 f"The largest cell must be stable for at least 1 sample, not {self.stable_for}."
             )
+
+    @property
+    def draws(self) -> int:
+        """Samples that there will be: one where the corruption draws nothing."""
+        return self.samples if self.corruption in ("noise", "uniform") else 1
 
 
 @dataclass(frozen=True)
@@ -104,6 +164,18 @@ class Reads:
             self.corrupted[:samples],
             {kind: values[:samples] for kind, values in self.restored.items()},
         )
+
+    def at(self, positions: Collection[int]) -> Reads:
+        """The same with NaN for cells at other token positions."""
+        others = [t for t in range(self._length) if t not in set(positions)]
+        restored = {kind: values.copy() for kind, values in self.restored.items()}
+        for values in restored.values():
+            values[:, :, others] = np.nan
+        return Reads(self.clean, self.corrupted, restored)
+
+    @property
+    def _length(self) -> int:
+        return int(next(iter(self.restored.values())).shape[2])
 
     def joined(self, more: Reads) -> Reads:
         """These samples and, after them, those of another part of the same trace."""
@@ -150,7 +222,7 @@ class TraceResult:
     @property
     def samples_wanted(self) -> int:
         """Noise samples of the whole trace."""
-        return self.settings.samples
+        return self.settings.draws
 
     @cached_property
     def high(self) -> float:
@@ -178,17 +250,21 @@ class TraceResult:
         return float(_standard_error(self.low_samples))
 
     @property
+    def low_reach(self) -> float:
+        """Half the width of the 95% t interval of `low`, and so of the total effect; or NaN."""
+        from scipy.stats import t
+
+        if self.samples_done < 2:
+            return float("nan")
+        return float(t.ppf(0.975, self.samples_done - 1)) * self.low_error
+
+    @property
     def distinguishable(self) -> bool | None:
         """Does the total effect's 95% t interval over the samples leave zero out?
 
         Where it does not, no cell means anything. None for one sample, which has no interval.
         """
-        from scipy.stats import t
-
-        if self.samples_done < 2:
-            return None
-        reach = float(t.ppf(0.975, self.samples_done - 1)) * self.low_error
-        return abs(self.total_effect) > reach
+        return None if self.samples_done < 2 else abs(self.total_effect) > self.low_reach
 
     @property
     def clean_probability(self) -> float:
@@ -202,12 +278,19 @@ class TraceResult:
 
     @cached_property
     def sample_effects(self) -> dict[Kind, Array]:
-        """Indirect effects proxy(restored) - proxy(corrupted), each (S, L, T), in proxy units."""
+        """Indirect effects, each (S, L, T), in proxy units; NaN at layers that were left out.
+
+        proxy(restored) - proxy(corrupted); of reverse patching proxy(clean) - proxy(patched). Both
+        are the total effect where a site carries everything.
+        """
         low = self.low_samples[:, None, None]
-        return {
-            kind: read_proxy(self.settings.proxy, self.probe, reads) - low
+        patched = {
+            kind: read_proxy(self.settings.proxy, self.probe, reads)
             for kind, reads in self.reads.restored.items()
         }
+        if self.settings.direction == "corrupt":
+            return {kind: self.high - values for kind, values in patched.items()}
+        return {kind: values - low for kind, values in patched.items()}
 
     @cached_property
     def effects(self) -> dict[Kind, Array]:
@@ -249,7 +332,8 @@ class TraceResult:
         """(layer, position) of each kind's largest share of the total effect, trivial cells out."""
         tops: dict[Kind, tuple[int, int]] = {}
         for kind, effects in self.effects.items():
-            towards = np.where(self.trivial[kind], -np.inf, effects * np.sign(self.total_effect))
+            out = self.trivial[kind] | np.isnan(effects)
+            towards = np.where(out, -np.inf, effects * np.sign(self.total_effect))
             layer, position = np.unravel_index(int(towards.argmax()), towards.shape)
             tops[kind] = int(layer), int(position)
         return tops
@@ -259,7 +343,7 @@ class TraceResult:
         return replace(self, settings=replace(self.settings, proxy=proxy))
 
     def frame(self) -> pd.DataFrame:
-        """One row per cell.
+        """One row per cell that was traced.
 
         Columns: kind, layer, position, token, corrupted, effect (mean IE, proxy units), normalised
         (effect / total effect; NaN where that is 0), standard_error, samples, trivial.
@@ -287,7 +371,8 @@ class TraceResult:
                     }
                 )
             )
-        return pd.concat(frames, ignore_index=True)
+        whole = pd.concat(frames, ignore_index=True)
+        return whole[whole["effect"].notna()].reset_index(drop=True)
 
 
 def read_proxy(proxy: Proxy, probe: Probe, reads: Array) -> Array:

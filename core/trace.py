@@ -5,7 +5,7 @@ after the first one and each further one narrows its error.
 
 Corruption (Meng et al. 2022, section 2 and appendix B): Gaussian noise on the input embeddings of
 the corrupted span, 3 times the standard deviation of the embeddings of the data set's tokens,
-10 samples, the same samples for every cell.
+10 samples, the same samples for every cell. `core.results.CORRUPTIONS` names the others.
 """
 
 from __future__ import annotations
@@ -13,28 +13,24 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from core import kept, runs
+from core.cases import Case, case_of, numbers_of, runs_of
 from core.models import Model
 from core.probes import Probe
-from core.prompts import build_prompt, resolve_span, word_token
+from core.prompts import build_prompt, span_of_word
 from core.results import Reads, TraceResult, TraceSettings
-from core.runs import Batches, Readout
+from core.runs import Array, Batches, Kind, Source
 
-PAPER_WINDOW = 10 / 48
-"""Share of the layers that the paper's windows cover: 10 of GPT-2 XL's 48."""
-
-
-def default_window(layers: int) -> int:
-    """The paper's window of 10 of 48 layers, scaled to a model's depth."""
-    return max(1, round(layers * PAPER_WINDOW))
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def trace(
@@ -88,104 +84,217 @@ def trace_progressively(
         EngineError: the self-check failed.
     """
     settings = settings or TraceSettings()
-    if probe.model_identity != model.identity and not model.untrained:
+    case = case_of(model, probe, text, settings)
+    return _results(model, case, keep, memory or _half_of_free_memory(model), progress)
+
+
+def trace_together(
+    model: Model,
+    probe: Probe,
+    texts: Sequence[str],
+    settings: TraceSettings | None = None,
+    *,
+    positions: Sequence[Collection[int]] | None = None,
+    memory: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> list[TraceResult]:
+    """Trace tweets whose prompts have equally many tokens, in shared batches.
+
+    Equal to tracing them one by one, but for the order of sums in float arithmetic; short prompts
+    and few samples fill the device better together. Ends only when all samples are done.
+
+    Args:
+        positions: of each text, the token positions to trace; effects are NaN at others.
+        settings, memory, progress: as in `trace_progressively`.
+
+    Raises:
+        ValueError: the prompts have unequal lengths, or one of them cannot be used.
+        EngineError: the self-check failed.
+    """
+    settings = settings or TraceSettings()
+    cases = [case_of(model, probe, text, settings) for text in texts]
+    lengths = sorted({len(case.prompt) for case in cases})
+    if len(lengths) > 1:
         raise ValueError(
-            f"The probe was trained on {probe.model_name!r}, not on {model.name!r}; "
-            "choose a probe of this model or train one."
+            "Tweets are traced together only when their prompts have equally many tokens, "
+            f"not {', '.join(map(str, lengths))}."
         )
-    if probe.layer is not None and probe.layer >= model.layers:
-        raise ValueError(
-            f"The probe reads layer {probe.layer}, but {model.name!r} has layers 0 to "
-            f"{model.layers - 1}; choose a probe of this model or train one."
+    if not cases:
+        return []
+    began = time.perf_counter()
+    units = [(index, sample) for index in range(len(cases)) for sample in range(settings.draws)]
+    batches = _batches(model, cases[0], len(units), memory or _half_of_free_memory(model))
+    wanted = None if positions is None else sorted(set().union(*positions))
+    reads: list[Reads | None] = [None] * len(cases)
+    done = 0
+    while done < len(units):
+        part = units[done : done + batches.samples]
+        chosen = sorted({index for index, _ in part})
+        clean = runs.run_source(
+            model, torch.stack([cases[index].embeddings for index in chosen]), cases[0].readout
         )
-    if probe.layer is not None and len(probe.coefficients) != model.width:
-        raise ValueError(
-            f"The probe reads states of {len(probe.coefficients)} numbers, but those of "
-            f"{model.name!r} have {model.width}; choose a probe of this model or train one."
+        clean = clean.of([chosen.index(index) for index, _ in part])
+        try:
+            corrupted, restored = _read(
+                model,
+                [cases[index] for index, _ in part],
+                [sample for _, sample in part],
+                clean,
+                batches,
+                positions=wanted,
+                progress=_share_of(progress, done, len(part), len(units)),
+            )
+        except torch.OutOfMemoryError as error:
+            batches = _smaller(batches, len(part), model, cases[0], error)
+            continue
+        for number, (index, _) in enumerate(part):
+            row = slice(number, number + 1)
+            own = Reads(
+                numbers_of(clean.read)[number],
+                corrupted[row],
+                {kind: values[row] for kind, values in restored.items()},
+            )
+            before = reads[index]
+            reads[index] = own if before is None else before.joined(own)
+        done += len(part)
+    seconds = (time.perf_counter() - began) / len(cases)
+    results = []
+    for number, (case, found) in enumerate(zip(cases, reads, strict=True)):
+        assert found is not None
+        if positions is not None:
+            found = found.at(positions[number])
+        results.append(replace(case.blank, reads=found, seconds=seconds))
+    return results
+
+
+def total_effects(
+    model: Model,
+    probe: Probe,
+    text: str,
+    settings: TraceSettings | None = None,
+    scales: Sequence[float] = (1, 2, 3, 4, 5),
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """How strongly must a tweet be corrupted? The total effect at several strengths of the noise.
+
+    No site is restored, so that this costs a forward pass per sample and strength.
+
+    Returns:
+        One row per strength: scale (standard deviations), high, low, low_error, total_effect,
+        lower and upper (its 95% t interval over the samples), probability (the probe's P(positive)
+        of the corrupted run, mean), word (the corrupted run's most probable next token), changes
+        (does the probe's predicted side change?).
+    """
+    import pandas as pd
+
+    settings = settings or TraceSettings()
+    rows: list[dict[str, Any]] = []
+    for scale in scales:
+        case = case_of(model, probe, text, replace(settings, noise_scale=float(scale)))
+        clean, corrupted, last = _without_restoring(model, case, range(settings.draws))
+        result = replace(case.blank, reads=Reads(clean, corrupted, {}))
+        reach = result.low_reach
+        _, words = model.next_tokens(last, 1)
+        rows.append(
+            {
+                "scale": float(scale),
+                "high": result.high,
+                "low": result.low,
+                "low_error": result.low_error,
+                "total_effect": result.total_effect,
+                "lower": result.total_effect - reach,
+                "upper": result.total_effect + reach,
+                "probability": result.corrupted_probability,
+                "word": model.tokenizer.decode(words.tolist()),
+                "changes": (result.clean_probability >= 0.5)
+                != (result.corrupted_probability >= 0.5),
+            }
         )
+        if progress is not None:
+            progress(len(rows) / len(scales))
+    return pd.DataFrame(rows)
+
+
+def word_effects(
+    model: Model,
+    probe: Probe,
+    text: str,
+    settings: TraceSettings | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> pd.DataFrame:
+    """Which word matters most? The total effect of each of the tweet's words corrupted alone.
+
+    Returns:
+        One row per word: word (index), text, start, end (characters of the prompt), total_effect,
+        standard_error, samples.
+    """
+    import pandas as pd
+
+    settings = settings or TraceSettings()
     prompt = build_prompt(model, text, probe.suffix)
-    readout = _readout(model, probe)
-    blank = TraceResult(
-        prompt=prompt,
-        probe=probe,
-        settings=settings,
-        model_name=model.name,
-        model_identity=model.identity,
-        corrupted_span=resolve_span(prompt, settings.corrupt),
-        window=min(settings.window or default_window(model.layers), model.layers),
-        noise=settings.noise_scale * probe.embedding_std,
-        reads=Reads(np.empty(0), np.empty((0, 0)), {}),
-        seconds=0.0,
-    )
-    return _results(model, readout, blank, keep, memory or _half_of_free_memory(model), progress)
+    rows = []
+    numbers = [number for number, word in enumerate(prompt.words) if word.in_tweet]
+    for done, number in enumerate(numbers, start=1):
+        word = prompt.words[number]
+        span = span_of_word(prompt, number)
+        case = case_of(model, probe, text, replace(settings, corrupt=span))
+        clean, corrupted, _ = _without_restoring(model, case, range(settings.draws))
+        result = replace(case.blank, reads=Reads(clean, corrupted, {}))
+        rows.append(
+            {
+                "word": number,
+                "text": word.text,
+                "start": word.start,
+                "end": word.end,
+                "total_effect": result.total_effect,
+                "standard_error": result.low_error,
+                "samples": result.samples_done,
+            }
+        )
+        if progress is not None:
+            progress(done / len(numbers))
+    return pd.DataFrame(rows)
 
 
 def _results(
     model: Model,
-    readout: Readout,
-    blank: TraceResult,
+    case: Case,
     keep: bool,
     memory: int,
     progress: Callable[[float], None] | None,
 ) -> Iterator[TraceResult]:
     began = time.perf_counter()
-    settings, span = blank.settings, blank.corrupted_span
-    key = kept.key_of(model, readout, blank)
+    blank, settings = case.blank, case.blank.settings
+    key = kept.key_of(model, case.readout, blank)
     reads = kept.load(key) if keep else None
     result = blank
     if reads is not None:
-        result = replace(blank, reads=reads.first(settings.samples))
+        result = replace(blank, reads=reads.first(settings.draws))
         yield result
-        if result.samples_done == settings.samples:
+        if result.samples_done == settings.draws:
             return
-    embeddings = model.embed(blank.prompt.ids)
-    clean = runs.run_clean(model, embeddings, readout)
-    batches = Batches.within(
-        model,
-        len(blank.prompt),
-        kinds=settings.kinds,
-        window=blank.window,
-        samples=settings.samples,
-        budget=memory,
-    )
+    clean = runs.run_source(model, case.embeddings[None], case.readout)
+    batches = _batches(model, case, settings.draws, memory)
     pictures = [result] if reads is not None else []
     done = result.samples_done
-    while done < settings.samples:
+    while done < settings.draws:
         # The first picture is not kept waiting for others.
-        size = min(batches.samples if done else 1, settings.samples - done)
-        noisy = [
-            _with_noise(embeddings, span, blank.noise, settings.seed, sample)
-            for sample in range(done, done + size)
-        ]
+        size = min(batches.samples if done else 1, settings.draws - done)
         try:
-            corrupted = runs.run_corrupted(
-                model, torch.stack(noisy), readout, clean, settings.kinds
-            )
-            restored = runs.restore(
+            corrupted, restored = _read(
                 model,
+                [case] * size,
+                range(done, done + size),
                 clean,
-                corrupted,
-                readout,
-                kinds=settings.kinds,
-                window=blank.window,
-                first=min(span),
-                batches=batches,
-                progress=_share_of(progress, done, size, settings.samples),
+                batches,
+                progress=_share_of(progress, done, size, settings.draws),
             )
         except torch.OutOfMemoryError as error:
-            if size == 1:
-                raise ValueError(
-                    f"The {model.device.type} device has too little memory for {model.name!r} and "
-                    f"this tweet of {len(blank.prompt)} tokens; choose a smaller model, a shorter "
-                    "tweet or another device."
-                ) from error
-            batches = replace(batches, samples=size // 2)
+            batches = _smaller(batches, size, model, case, error)
             continue
-        fresh = Reads(
-            clean.read.cpu().double().numpy(),
-            corrupted.read.cpu().double().numpy(),
-            restored.read,
-        )
+        fresh = Reads(numbers_of(clean.read)[0], corrupted, restored)
         reads = fresh if reads is None else reads.joined(fresh)
         if keep:
             kept.save(key, reads)
@@ -198,6 +307,76 @@ def _results(
                 return
 
 
+def _batches(model: Model, case: Case, samples: int, memory: int) -> Batches:
+    settings = case.blank.settings
+    return Batches.within(
+        model,
+        len(case.prompt),
+        kinds=settings.kinds,
+        window=case.blank.window,
+        every=settings.every,
+        samples=samples,
+        budget=memory,
+    )
+
+
+def _smaller(
+    batches: Batches, size: int, model: Model, case: Case, error: torch.OutOfMemoryError
+) -> Batches:
+    """Half as many samples at once, after the device ran out of memory."""
+    if size == 1:
+        raise ValueError(
+            f"The {model.device.type} device has too little memory for {model.name!r} and "
+            f"this tweet of {len(case.prompt)} tokens; choose a smaller model, a shorter "
+            "tweet or another device."
+        ) from error
+    return replace(batches, samples=size // 2)
+
+
+def _read(
+    model: Model,
+    cases: Sequence[Case],
+    samples: Sequence[int],
+    clean: Source,
+    batches: Batches,
+    *,
+    positions: Sequence[int] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Array, dict[Kind, Array]]:
+    """The columns read of S samples' corrupted runs, (S, C), and restored ones, (S, L, T, C)."""
+    blank = cases[0].blank
+    source, base, corrupted = runs_of(model, cases, samples, clean)
+    restored = runs.restore(
+        model,
+        source,
+        base,
+        cases[0].readout,
+        kinds=blank.settings.kinds,
+        window=blank.window,
+        every=blank.settings.every,
+        first=min(min(case.blank.corrupted_span) for case in cases),
+        positions=positions,
+        batches=batches,
+        progress=progress,
+    )
+    return corrupted, restored.read
+
+
+def _without_restoring(
+    model: Model, case: Case, samples: Sequence[int]
+) -> tuple[Array, Array, torch.Tensor]:
+    """Columns (C,) of the clean and (S, C) of the corrupted runs, and their last states (S, D)."""
+    rows = max(1, runs.TOKENS_PER_CALL[model.device.type] // len(case.prompt))
+    clean = runs.run_source(model, case.embeddings[None], case.readout)
+    read, last = [], []
+    for start in range(0, len(samples), rows):
+        part = torch.stack([case.corrupted(sample) for sample in samples[start : start + rows]])
+        corrupted = runs.run_source(model, part, case.readout)
+        read.append(numbers_of(corrupted.read))
+        last.append(corrupted.states[-1][:, -1])
+    return numbers_of(clean.read)[0], np.concatenate(read), torch.cat(last)
+
+
 def _is_enough(pictures: list[TraceResult], settings: TraceSettings, began: float) -> bool:
     """Is the time up, or has the largest cell of every kind stayed where it is?"""
     if settings.seconds is not None and time.perf_counter() - began >= settings.seconds:
@@ -208,17 +387,6 @@ def _is_enough(pictures: list[TraceResult], settings: TraceSettings, began: floa
     return all(top == tops[0] for top in tops)
 
 
-def _readout(model: Model, probe: Probe) -> Readout:
-    words = tuple(
-        word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)
-    )
-    if probe.layer is None:
-        return Readout(words)
-    coefficients, mean, scale = map(np.array, (probe.coefficients, probe.mean, probe.scale))
-    weight = coefficients / scale
-    return Readout(words, probe.layer, weight, float(probe.intercept - mean @ weight))
-
-
 def _half_of_free_memory(model: Model) -> int:
     import psutil
 
@@ -226,22 +394,6 @@ def _half_of_free_memory(model: Model) -> int:
         free, _ = torch.cuda.mem_get_info(model.device)
         return int(free // 2)
     return int(psutil.virtual_memory().available // 2)
-
-
-def _with_noise(
-    embeddings: torch.Tensor, span: tuple[int, ...], noise: float, seed: int, sample: int
-) -> torch.Tensor:
-    """The embeddings (T, D) with sample number `sample` of the noise added on the span.
-
-    Drawn by NumPy, position by position of the span, so that a sample is the same on every device
-    and in every version of torch.
-    """
-    drawn = np.random.default_rng([seed, sample]).standard_normal((len(span), embeddings.shape[1]))
-    corrupted = embeddings.clone()
-    corrupted[list(span)] += (
-        torch.from_numpy(noise * drawn).to(embeddings.dtype).to(embeddings.device)
-    )
-    return corrupted
 
 
 def _share_of(

@@ -35,9 +35,9 @@ readout = Readout((1, 2))
 def trace(positions, samples, budget):
     batches = Batches.within(model, positions, window=2, samples=samples, budget=budget)
     clean_embeddings = model.embed(list(range(positions)))
-    clean = runs.run_clean(model, clean_embeddings, readout)
+    clean = runs.run_source(model, clean_embeddings[None], readout)
     noisy = clean_embeddings + 0.1 * torch.randn(batches.samples, positions, model.width)
-    corrupted = runs.run_corrupted(model, noisy, readout, clean)
+    corrupted = runs.run_base(model, noisy, readout, clean)
     try:  # the first position has the most rows and states: nothing later needs more
         runs.restore(model, clean, corrupted, readout, window=2, batches=batches, progress=stop)
     except Enough:

@@ -27,8 +27,8 @@ def embeddings(model: Model, samples: int = 2) -> tuple[torch.Tensor, torch.Tens
 
 def run(model: Model, *, kinds=KINDS, window=1, samples=2, **options):
     clean_embeddings, corrupted_embeddings = embeddings(model, samples)
-    clean = runs.run_clean(model, clean_embeddings, READOUT)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, READOUT, clean, kinds)
+    clean = runs.run_source(model, clean_embeddings[None], READOUT)
+    corrupted = runs.run_base(model, corrupted_embeddings, READOUT, clean, kinds)
     found = runs.restore(
         model, clean, corrupted, READOUT, kinds=kinds, window=window, first=min(SPAN), **options
     )
@@ -82,8 +82,8 @@ def test_clean_and_corrupted_runs_equal_the_networks_own(variant):
     clean, corrupted, _ = run(model)
     for kind in KINDS:
         states, log_probs = record(model, kind, clean_embeddings, WORDS)
-        torch.testing.assert_close(clean.read, log_probs)
-        own = clean.states[1:] if kind == "hidden" else clean.contributions[kind]
+        torch.testing.assert_close(clean.read[0], log_probs)
+        own = clean.states[1:, 0] if kind == "hidden" else clean.contributions[kind][:, 0]
         torch.testing.assert_close(own, torch.stack(states))
     for sample in range(2):
         states, log_probs = record(model, "hidden", corrupted_embeddings[sample], WORDS)
@@ -107,13 +107,13 @@ def test_cells_that_are_fixed_by_construction(variant):
 def test_samples_in_one_batch_equal_samples_one_by_one():
     model = make_model("llama", dtype="float64")
     clean_embeddings, corrupted_embeddings = embeddings(model, 3)
-    clean = runs.run_clean(model, clean_embeddings, READOUT)
+    clean = runs.run_source(model, clean_embeddings[None], READOUT)
     _, _, together = run(model, window=2, samples=3)
     for sample in range(3):
         alone = runs.restore(
             model,
             clean,
-            runs.run_corrupted(model, corrupted_embeddings[sample : sample + 1], READOUT, clean),
+            runs.run_base(model, corrupted_embeddings[sample : sample + 1], READOUT, clean),
             READOUT,
             window=2,
         )
@@ -156,8 +156,8 @@ def test_a_probe_of_states_is_read_in_every_restored_run(variant, layer):
     clean_embeddings, corrupted_embeddings = embeddings(model, 1)
     weight = np.random.default_rng(0).standard_normal(model.width)
     readout = Readout(tuple(WORDS), layer=layer, weight=weight, bias=0.5)
-    clean = runs.run_clean(model, clean_embeddings, readout)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, readout, clean)
+    clean = runs.run_source(model, clean_embeddings[None], readout)
+    corrupted = runs.run_base(model, corrupted_embeddings, readout, clean)
     found = runs.restore(model, clean, corrupted, readout, window=2, first=min(SPAN))
     for kind in KINDS:
         log_probs, states = restored_states(
@@ -193,8 +193,8 @@ def test_progress_grows_to_one_and_can_end_the_work():
 def test_the_self_check_refuses_wrong_numbers():
     model = make_model("llama")
     clean_embeddings, corrupted_embeddings = embeddings(model)
-    clean = runs.run_clean(model, clean_embeddings, READOUT)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, READOUT, clean)
+    clean = runs.run_source(model, clean_embeddings[None], READOUT)
+    corrupted = runs.run_base(model, corrupted_embeddings, READOUT, clean)
     _, _, found = run(model)
     assert found.worst_check < 1e-4
     corrupted.keys[1] = corrupted.keys[1] + 1.0  # a prefix that is not the corrupted run's

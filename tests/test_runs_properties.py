@@ -45,8 +45,8 @@ def test_every_cell_of_any_trace_equals_one_full_forward_pass(case):
     corrupted_embeddings = clean_embeddings.repeat(case["samples"], 1, 1)
     corrupted_embeddings[:, case["span"]] += 0.5 * noise.to(clean_embeddings)
     readout = Readout(WORDS)
-    clean = runs.run_clean(model, clean_embeddings, readout)
-    corrupted = runs.run_corrupted(model, corrupted_embeddings, readout, clean, case["kinds"])
+    clean = runs.run_source(model, clean_embeddings[None], readout)
+    corrupted = runs.run_base(model, corrupted_embeddings, readout, clean, case["kinds"])
     found = runs.restore(
         model,
         clean,

@@ -35,6 +35,7 @@ ORDER = [
     "controls",
     "results",
     "kept",
+    "cases",
     "trace",
     "cells",
     "findings",

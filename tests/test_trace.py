@@ -13,7 +13,7 @@ from core import runs
 from core.models import Model
 from core.results import PROXIES, TraceSettings, read_proxy
 from core.runs import Batches
-from core.trace import default_window
+from core.cases import default_window
 
 TWEET = "My flight got cancelled, terrible service"
 
@@ -220,15 +220,15 @@ def test_a_device_that_is_too_small_says_so_and_one_that_is_small_halves_the_pas
 ):
     monkeypatch.setitem(runs.TOKENS_PER_PASS, "cpu", 10**6)
     expected = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=5))
-    run_corrupted = runs.run_corrupted
+    run_base = runs.run_base
     largest = 2
 
     def on_a_small_device(model, embeddings, *rest):
         if len(embeddings) > largest:
             raise torch.OutOfMemoryError("no more")
-        return run_corrupted(model, embeddings, *rest)
+        return run_base(model, embeddings, *rest)
 
-    monkeypatch.setattr(runs, "run_corrupted", on_a_small_device)
+    monkeypatch.setattr(runs, "run_base", on_a_small_device)
     found = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=5))
     np.testing.assert_allclose(found.effects["mlp"], expected.effects["mlp"], atol=1e-4)
     largest = 0
