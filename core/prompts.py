@@ -407,6 +407,11 @@ _NAMES = {
 }
 
 
+def token_label(model: ReadsText, id: int) -> str:
+    """What a person sees of a token that stands in no text."""
+    return _shorten(_visible(str(model.tokenizer.decode([id])))) or f"<{id}>"
+
+
 def _labels(
     model: ReadsText,
     text: str,

@@ -25,7 +25,7 @@ from core import kept, runs
 from core.cases import Case, case_of, numbers_of, runs_of
 from core.models import Model
 from core.probes import Probe
-from core.prompts import build_prompt, span_of_word
+from core.prompts import build_prompt
 from core.results import Reads, TraceResult, TraceSettings
 from core.runs import Array, Batches, Kind, Source
 
@@ -226,6 +226,8 @@ def word_effects(
 ) -> pd.DataFrame:
     """Which word matters most? The total effect of each of the tweet's words corrupted alone.
 
+    A word that shares its only token with a neighbour is corrupted, and counted, with that one.
+
     Returns:
         One row per word: word (index), text, start, end (characters of the prompt), total_effect,
         standard_error, samples.
@@ -235,11 +237,10 @@ def word_effects(
     settings = settings or TraceSettings()
     prompt = build_prompt(model, text, probe.suffix)
     rows = []
-    numbers = [number for number, word in enumerate(prompt.words) if word.in_tweet]
+    numbers = [n for n, word in enumerate(prompt.words) if word.in_tweet and word.tokens]
     for done, number in enumerate(numbers, start=1):
         word = prompt.words[number]
-        span = span_of_word(prompt, number)
-        case = case_of(model, probe, text, replace(settings, corrupt=span))
+        case = case_of(model, probe, text, replace(settings, corrupt=word.tokens))
         clean, corrupted, _ = _without_restoring(model, case, range(settings.draws))
         result = replace(case.blank, reads=Reads(clean, corrupted, {}))
         rows.append(

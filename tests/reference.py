@@ -98,3 +98,72 @@ def restored_states(
                 found = _log_probs(model, corrupted, words)
                 log_probs[cell, position] = found.double().numpy()
     return log_probs, read
+
+
+@torch.no_grad()
+def severed(
+    model: Model,
+    path: Kind,
+    clean: torch.Tensor,
+    corrupted: torch.Tensor,
+    words: Sequence[int],
+) -> np.ndarray:
+    """log P of the words where a hidden state is restored and `path` is cut, (L, T, words).
+
+    At the restored position every contribution of the kind `path` is that of the corrupted run.
+    """
+    states, _ = record(model, "hidden", clean, words)
+    frozen, _ = record(model, path, corrupted, words)
+    log_probs = np.empty((model.layers, len(clean), len(words)))
+    for layer in range(model.layers):
+        for position in range(len(clean)):
+
+            def put_in(source: torch.Tensor, position: int = position):
+                def hook(_module, _arguments, output):
+                    state = _first(output).clone()
+                    state[:, position] = source[position]
+                    return (state, *output[1:]) if isinstance(output, tuple) else state
+
+                return hook
+
+            with ExitStack() as stack:
+                for module, own in zip(_modules(model, path), frozen, strict=True):
+                    _hook(stack, module, put_in(own))
+                _hook(stack, _modules(model, "hidden")[layer], put_in(states[layer]))
+                found = _log_probs(model, corrupted, words)
+                log_probs[layer, position] = found.double().numpy()
+    return log_probs
+
+
+@torch.no_grad()
+def restored_heads(
+    model: Model,
+    clean: torch.Tensor,
+    corrupted: torch.Tensor,
+    words: Sequence[int],
+    layer: int,
+    position: int,
+) -> np.ndarray:
+    """log P of the words where one head's values are restored before the projection, (H, words)."""
+    block = _modules(model, "hidden")[layer]
+    projection = block.get_submodule(FAMILIES[model.family].heads_out)
+    seen: list[torch.Tensor] = []
+    handle = projection.register_forward_pre_hook(
+        lambda _module, arguments: seen.append(arguments[0][0, position].clone())
+    )
+    _log_probs(model, clean, words)
+    handle.remove()
+    size = len(seen[0]) // model.heads
+    log_probs = np.empty((model.heads, len(words)))
+    for head in range(model.heads):
+        own = slice(head * size, (head + 1) * size)
+
+        def put_back(_module, arguments, own=own):
+            mixed = arguments[0].clone()
+            mixed[:, position, own] = seen[0][own]
+            return (mixed, *arguments[1:])
+
+        handle = projection.register_forward_pre_hook(put_back)
+        log_probs[head] = _log_probs(model, corrupted, words).double().numpy()
+        handle.remove()
+    return log_probs

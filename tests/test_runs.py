@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from reference import record, restored, restored_states
+from reference import record, restored, restored_heads, restored_states, severed
 from tiny_models import VARIANTS, make_model
 
 from core import runs
@@ -167,6 +167,87 @@ def test_a_probe_of_states_is_read_in_every_restored_run(variant, layer):
         np.testing.assert_allclose(found.read[kind][0, ..., 2], states @ weight + 0.5, atol=1e-9)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reverse_patching_equals_one_full_forward_pass_per_cell(variant):
+    model = make_model(variant, dtype="float64")
+    clean_embeddings, corrupted_embeddings = embeddings(model)
+    source = runs.run_source(model, corrupted_embeddings, READOUT)
+    base = runs.run_base(model, clean_embeddings.repeat(2, 1, 1), READOUT, source)
+    found = runs.restore(model, source, base, READOUT, window=3, first=min(SPAN))
+    for kind in KINDS:
+        for sample in range(2):
+            expected = restored(
+                model, kind, corrupted_embeddings[sample], clean_embeddings, WORDS, window=3
+            )
+            np.testing.assert_allclose(found.read[kind][sample], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("path", ["mlp", "attn"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_severed_paths_equal_one_full_forward_pass_per_cell(variant, path):
+    model = make_model(variant, dtype="float64")
+    clean_embeddings, corrupted_embeddings = embeddings(model)
+    clean = runs.run_source(model, clean_embeddings[None], READOUT)
+    base = runs.run_base(model, corrupted_embeddings, READOUT, clean, ("hidden",), path)
+    found = runs.restore(model, clean, base, READOUT, kinds=("hidden",), first=min(SPAN))
+    whole = run(model, kinds=("hidden",))[2]
+    assert np.abs(found.read["hidden"] - whole.read["hidden"]).max() > 1e-3  # the cut does cut
+    for sample in range(2):
+        expected = severed(model, path, clean_embeddings, corrupted_embeddings[sample], WORDS)
+        np.testing.assert_allclose(found.read["hidden"][sample], expected, atol=1e-9)
+
+
+def test_severed_paths_are_those_of_hidden_states():
+    model = make_model("gpt2")
+    clean_embeddings, corrupted_embeddings = embeddings(model)
+    clean = runs.run_source(model, clean_embeddings[None], READOUT)
+    base = runs.run_base(model, corrupted_embeddings, READOUT, clean, KINDS, "mlp")
+    with pytest.raises(ValueError, match="Severed paths"):
+        runs.restore(model, clean, base, READOUT)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@pytest.mark.parametrize("position", [3, 7, len(IDS) - 1])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_heads_equal_one_full_forward_pass_per_head(variant, position, layer):
+    model = make_model(variant, dtype="float64")
+    clean_embeddings, corrupted_embeddings = embeddings(model)
+    clean, base, _ = run(model)
+    found = runs.restore_heads(model, clean, base, READOUT, layer, position)
+    for sample in range(2):
+        expected = restored_heads(
+            model, clean_embeddings, corrupted_embeddings[sample], WORDS, layer, position
+        )
+        np.testing.assert_allclose(found[sample], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("layer", "position"), [(0, 3), (2, 8), (3, 8), (3, 4)])
+def test_the_last_state_of_a_cell_says_what_the_cell_was_read_as(kind, layer, position):
+    model = make_model("qwen2", dtype="float64")
+    clean, base, found = run(model, window=2)
+    last = runs.last_state(model, clean, base, kind, layer, position, window=2)
+    with torch.inference_mode():
+        read = READOUT.read(model, last, None)
+    np.testing.assert_allclose(read, found.read[kind][:, layer, position], atol=1e-9)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+@pytest.mark.parametrize("every", [2, 3])
+def test_some_layers_and_positions_alone_have_the_numbers_of_all(every, window):
+    model = make_model("llama", layers=6, dtype="float64")
+    _, _, whole = run(model, window=window)
+    calls = model.block_calls
+    _, _, some = run(model, window=window, every=every, positions=[0, 4, 8])
+    assert model.block_calls - calls < calls
+    for kind in KINDS:
+        read = some.read[kind]
+        traced = np.isfinite(read[0, :, :, 0])
+        assert np.argwhere(traced.any(axis=1)).ravel().tolist() == list(range(0, 6, every))
+        assert np.argwhere(traced.any(axis=0)).ravel().tolist() == [0, 4, 8]
+        np.testing.assert_allclose(read[:, traced], whole.read[kind][:, traced], atol=1e-9)
+
+
 def test_work_that_cannot_change_the_answer_is_not_done():
     model = make_model("gpt2", layers=3)
     run(model, kinds=("hidden",))
@@ -200,3 +281,5 @@ def test_the_self_check_refuses_wrong_numbers():
     corrupted.keys[1] = corrupted.keys[1] + 1.0  # a prefix that is not the corrupted run's
     with pytest.raises(EngineError, match="self-check"):
         runs.restore(model, clean, corrupted, READOUT, first=min(SPAN))
+    with pytest.raises(EngineError, match="self-check"):
+        runs.restore(model, clean, corrupted, READOUT, first=min(SPAN), positions=[7])
