@@ -312,6 +312,35 @@ def test_positions_can_be_corrupted(data: Path, folder: Path) -> None:
     assert json.loads(run(*options, "--corrupt", "2, 0").stdout)["corrupted_span"] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("options", "settings", "says"),
+    [
+        (("--reverse",), {"direction": "corrupt"}, "what is lost"),
+        (("--sever", "mlp"), {"severed": "mlp", "kinds": ["hidden"]}, "stay corrupted"),
+        (("--corruption", "uniform"), {"corruption": "uniform"}, "uniform noise"),
+        (("--corruption", "mean"), {"corruption": "mean"}, "mean embedding"),
+        (("--every", "2"), {"every": 2}, "of noise"),
+    ],
+)
+def test_other_questions_can_be_asked(
+    data: Path, folder: Path, options: tuple[str, ...], settings: dict, says: str
+) -> None:
+    asked = ("trace", "terrible service", "--model", folder, "--data", "vader-tweets")
+    common = (*asked, "--samples", "2", *options)
+    found = json.loads(run(*common, "--json").stdout)
+    assert {key: found["settings"][key] for key in settings} == settings
+    printed = run(*common)
+    assert printed.exit_code == 0
+    assert says in printed.stdout
+
+
+def test_a_counterfactual_of_another_length_is_one_sentence(data: Path, folder: Path) -> None:
+    asked = ("trace", "terrible service", "--model", folder, "--data", "vader-tweets")
+    assert "as many" in refused(*asked, "--counterfactual", "terrible service again and again")
+    found = run(*asked, "--counterfactual", "service terrible", "--json")
+    assert json.loads(found.stdout)["settings"]["corruption"] == "counterfactual"
+
+
 def test_the_untrained_twin_is_a_control(data: Path, folder: Path) -> None:
     options = ("trace", TWEET, "--model", folder, "--samples", 2, "--json")
     trained = json.loads(run(*options).stdout)

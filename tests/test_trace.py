@@ -10,10 +10,10 @@ from tiny_probes import make_probe
 
 import core
 from core import runs
+from core.cases import default_window
 from core.models import Model
 from core.results import PROXIES, TraceSettings, read_proxy
 from core.runs import Batches
-from core.cases import default_window
 
 TWEET = "My flight got cancelled, terrible service"
 

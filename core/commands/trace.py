@@ -31,10 +31,12 @@ from core.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from core.models import Contribution
     from core.probes import Features, Probe
-    from core.results import Proxy, TraceResult
+    from core.results import Corruption, Proxy, TraceResult
     from core.runs import Kind
 
+ALL = "hidden,mlp,attn"
 TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
 
 
@@ -54,10 +56,8 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
 @probe_options
 @click.option(
     "--kinds",
-    default="hidden,mlp,attn",
-    show_default=True,
     metavar="LIST",
-    help="Sites to restore.",
+    help=f"Sites to restore.  [default: {ALL}; hidden with --sever]",
 )
 @click.option("--samples", default=10, show_default=True, help="Samples of the noise.")
 @click.option(
@@ -91,6 +91,31 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
     help='"tweet", the N-th word as "word:N" (from 0), or token positions as "3,4".',
 )
 @click.option(
+    "--corruption",
+    type=click.Choice(["noise", "uniform", "mean"]),
+    default="noise",
+    show_default=True,
+    help="What takes the place of the corrupted tokens: Gaussian or uniform noise on top of them, "
+    "or the mean embedding.",
+)
+@click.option(
+    "--counterfactual",
+    metavar="TEXT",
+    help="Corrupt by another tweet of as many tokens instead.",
+)
+@click.option(
+    "--reverse",
+    is_flag=True,
+    help="Reverse patching: put corrupted states into the clean run, and see what is lost.",
+)
+@click.option(
+    "--sever",
+    type=click.Choice(["mlp", "attn"]),
+    help="Restore hidden states with this path cut: the token's own contributions of that kind "
+    "stay corrupted.",
+)
+@click.option("--every", default=1, show_default=True, help="Trace every n-th layer only.")
+@click.option(
     "--proxy",
     type=click.Choice(["log_odds", "probability", "log_ratio", "good", "bad"]),
     default="log_odds",
@@ -120,7 +145,7 @@ def trace(
     suffix: str | None,
     good: tuple[str, ...],
     bad: tuple[str, ...],
-    kinds: str,
+    kinds: str | None,
     samples: int,
     noise: float,
     seconds: float | None,
@@ -129,6 +154,11 @@ def trace(
     seed: int,
     window: int | None,
     corrupt: str,
+    corruption: Corruption,
+    counterfactual: str | None,
+    reverse: bool,
+    sever: Contribution | None,
+    every: int,
     proxy: Proxy,
     outs: tuple[Path, ...],
     as_json: bool,
@@ -147,13 +177,19 @@ def trace(
     from core.results import TraceSettings
     from core.trace import trace_progressively
 
+    wanted = tuple(part.strip() for part in (kinds or ("hidden" if sever else ALL)).split(","))
     settings = TraceSettings(
-        kinds=cast("tuple[Kind, ...]", tuple(part.strip() for part in kinds.split(","))),
+        kinds=cast("tuple[Kind, ...]", wanted),
         samples=samples,
         noise_scale=noise,
         seed=seed,
         window=window,
         corrupt=_corrupt(corrupt),
+        corruption="counterfactual" if counterfactual is not None else corruption,
+        counterfactual=counterfactual,
+        direction="corrupt" if reverse else "restore",
+        severed=sever,
+        every=every,
         proxy=proxy,
         seconds=seconds,
         stable_for=stable_for,
@@ -251,18 +287,22 @@ def _print_trace(result: TraceResult) -> None:
     click.echo(f"            clean      {result.high:+.4g}")
     click.echo(
         f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}   "
-        f"(P(positive) = {result.corrupted_probability:.2f}; {result.samples_done} "
-        f"sample{'s' if result.samples_done != 1 else ''} of noise, sd {result.noise:.3g})"
+        f"(P(positive) = {result.corrupted_probability:.2f}; {_corruption_line(result)})"
     )
     click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
     found = result.distinguishable
-    if found is None:
+    if found is None and result.settings.corruption in ("noise", "uniform"):
         click.echo("            One sample of noise gives no error; take more to trust it.")
-    elif not found:
+    elif found is False:
         click.echo(
             "            The total effect is not distinguishable from zero, so the effects below "
             "mean nothing."
         )
+    if result.settings.direction == "corrupt":
+        click.echo("Direction   corrupted states in the clean run; an effect is what is lost")
+    if result.settings.severed is not None:
+        severed = figures.KINDS[result.settings.severed]
+        click.echo(f"Severed     the restored token's own {severed} contributions stay corrupted")
     click.echo(
         f"\nLargest effects ({TOP_CELLS} of each kind among the corrupted tokens, *, and "
         f"{TOP_CELLS} among the others)"
@@ -285,9 +325,20 @@ def _print_trace(result: TraceResult) -> None:
     windowed = [kind for kind in result.settings.kinds if kind != "hidden"]
     if windowed:
         click.echo(
-            f"{' and '.join(figures.KINDS[kind] for kind in windowed)} cells restore "
+            f"{' and '.join(figures.KINDS[kind] for kind in windowed)} cells replace "
             f"{result.window} layer{'s' if result.window != 1 else ''} around the one named."
         )
+
+
+def _corruption_line(result: TraceResult) -> str:
+    settings = result.settings
+    if settings.counterfactual is not None:
+        return f"counterfactual {one_line(settings.counterfactual)!r}"
+    if settings.corruption == "mean":
+        return "mean embedding"
+    plural = "s" if result.samples_done != 1 else ""
+    kind = "uniform noise" if settings.corruption == "uniform" else "noise"
+    return f"{result.samples_done} sample{plural} of {kind}, sd {result.noise:.3g}"
 
 
 def _top_cells(result: TraceResult) -> list[dict[str, Any]]:
@@ -324,6 +375,11 @@ def _as_json(result: TraceResult) -> Any:
                 "seed": settings.seed,
                 "window": result.window,
                 "corrupt": settings.corrupt,
+                "corruption": settings.corruption,
+                "counterfactual": settings.counterfactual,
+                "direction": settings.direction,
+                "severed": settings.severed,
+                "every": settings.every,
                 "proxy": settings.proxy,
                 "seconds": settings.seconds,
                 "stable_for": settings.stable_for,
