@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 class PackedLinear(nn.Module):
     """A linear layer whose weight is stored in oneDNN's order; it holds no second copy.
 
-    Where a gradient is asked for, and only there, the plain weight is restored for the call.
+    Where a gradient is asked for, and only there, the plain weight is restored: for the call or, in
+    `unpacked`, for all calls.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -29,6 +30,7 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self._plain: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -39,7 +41,8 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The product (..., out) of inputs (..., in)."""
         if inputs.requires_grad:
-            return nn.functional.linear(inputs, self.weight, self.bias)
+            plain = self._plain
+            return nn.functional.linear(inputs, self.weight if plain is None else plain, self.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             inputs, self._packed, self.bias, "none", [], ""
         )
@@ -75,6 +78,38 @@ def speed_up(network: nn.Module) -> None:
                 if can_pack(weight.device, weight.dtype):
                     plain = weight.t() if isinstance(child, Conv1D) else weight
                     setattr(module, name, PackedLinear(plain, child.bias))
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """True for GPT-2's linear layers as transformers writes them: their weight is (in, out)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+def linear(weight: Tensor, bias: Tensor | None, *, like: nn.Module) -> nn.Module:
+    """A linear layer of a weight (out, in), in the form of another one, so that it rounds alike."""
+    if isinstance(like, PackedLinear):
+        return PackedLinear(weight, bias)
+    outputs, inputs = weight.shape
+    made = nn.Linear(inputs, outputs, bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return made
+
+
+@contextmanager
+def unpacked(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context, the packed layers among these hold a plain weight for gradients too."""
+    packed = [module for module in modules if isinstance(module, PackedLinear)]
+    for module in packed:
+        module._plain = module.weight
+    try:
+        yield
+    finally:
+        for module in packed:
+            module._plain = None
 
 
 def use_physical_cores() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -55,6 +55,7 @@ class Family:
     attn: str  # inside a block: the module whose output attention adds to the residual stream
     mlp: str
     heads_out: str  # inside a block: the linear map from all heads' mixed values to `attn`'s output
+    mlp_out: str  # inside a block: the linear map from the inner activations to `mlp`'s output
     position_table: str | None = None  # learned positions, added to the embeddings
     rotary: str | None = None  # rotary positions, given to every block
     cache_argument: str = "past_key_values"
@@ -67,6 +68,7 @@ FAMILIES: dict[str, Family] = {
         attn="attn",
         mlp="mlp",
         heads_out="attn.c_proj",
+        mlp_out="mlp.c_proj",
         position_table="transformer.wpe",
     ),
     "llama": Family(
@@ -75,6 +77,7 @@ FAMILIES: dict[str, Family] = {
         attn="self_attn",
         mlp="mlp",
         heads_out="self_attn.o_proj",
+        mlp_out="mlp.down_proj",
         rotary="model.rotary_emb",
     ),
     "gpt_neox": Family(
@@ -83,6 +86,7 @@ FAMILIES: dict[str, Family] = {
         attn="attention",
         mlp="mlp",
         heads_out="attention.dense",
+        mlp_out="mlp.dense_4h_to_h",
         rotary="gpt_neox.rotary_emb",
         cache_argument="layer_past",
     ),
@@ -92,6 +96,7 @@ FAMILIES: dict[str, Family] = {
         attn="self_attn",
         mlp="mlp",
         heads_out="self_attn.o_proj",
+        mlp_out="mlp.down_proj",
         rotary="model.rotary_emb",
     ),
 }
@@ -246,12 +251,52 @@ class BlockOutput:
 
 
 Edit = Callable[[Tensor], Tensor]
+Place = Literal["hidden", "attn", "mlp", "heads", "inner"]
+"""What a `Change` is made of: the state after a block; what attention or the MLP adds to it; or
+what their output projections are given, all heads' mixed values and the MLP's inner activations."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of what one block computes, in force within `Model.changed`.
+
+    Attributes:
+        layer: of the block, from 0.
+        place: see `Place`.
+        apply: from (batch, chosen positions, width of the place) to what takes its place.
+        positions: token positions at which it is made, such as `range(4, 10**9)`; None: all.
+    """
+
+    layer: int
+    place: Place
+    apply: Edit
+    positions: Container[int] | None = None
+
+    def made(self, values: Tensor, start: int) -> Tensor:
+        """The changed values (batch, positions start, start + 1, ..., width)."""
+        if self.positions is None:
+            return self.apply(values)
+        here = [i for i in range(values.shape[1]) if start + i in self.positions]
+        if not here:
+            return values
+        changed = values.clone()
+        changed[:, here] = self.apply(values[:, here])
+        return changed
 
 
 @dataclass
 class _Call:
     edits: Mapping[Contribution, Edit]
+    start: int = 0
+    changes: Sequence[Change] = ()
+    mlp_out: nn.Module | None = None  # in place of the block's own
     contributions: dict[Contribution, Tensor] = field(default_factory=dict)
+
+    def changed(self, place: Place, values: Tensor) -> Tensor:
+        for change in self.changes:
+            if change.place == place:
+                values = change.made(values, self.start)
+        return values
 
 
 class Model:
@@ -310,6 +355,11 @@ class Model:
             for kind in ("attn", "mlp"):
                 path = getattr(self._family, kind)
                 block.get_submodule(path).register_forward_hook(self._contribution_hook(kind))
+            heads_out = block.get_submodule(self._family.heads_out)
+            heads_out.register_forward_pre_hook(self._input_hook("heads"))
+            mlp_out = block.get_submodule(self._family.mlp_out)
+            mlp_out.register_forward_pre_hook(self._input_hook("inner"))
+            mlp_out.register_forward_hook(self._other_mlp_out)
 
     def _sizes(self) -> tuple[int, int]:
         """Bytes of one position's keys and values for all query heads, and of one state's block.
@@ -338,12 +388,17 @@ class Model:
         embedded: Tensor = self._embeddings(torch.as_tensor(ids, device=self.device))
         return embedded
 
-    def enter(self, embeddings: Tensor) -> Tensor:
-        """The residual stream before the first block, of the shape of `embeddings`."""
+    def enter(self, embeddings: Tensor, *, start: int = 0) -> Tensor:
+        """The residual stream before the first block, of the shape of `embeddings`.
+
+        Args:
+            embeddings: (..., positions, width), of the positions `start`, `start + 1`, ...
+        """
         if self._family.position_table is None:
             return embeddings
         table = self.network.get_submodule(self._family.position_table)
-        positions: Tensor = table(torch.arange(embeddings.shape[-2], device=self.device))
+        stop = start + embeddings.shape[-2]
+        positions: Tensor = table(torch.arange(start, stop, device=self.device))
         return embeddings + positions
 
     def block(
@@ -421,6 +476,100 @@ class Model:
         nothing = project(torch.zeros_like(mixed[0][:1, None]))
         return cast("Tensor", (apart - nothing).view(batch, self.heads, -1))
 
+    # --- a model that is changed, for one thread and for a while ---------------------------------
+
+    @property
+    def is_changed(self) -> bool:
+        """True within `changed` and `with_mlp_weight`, in the thread that asked for them."""
+        return bool(self._changes or self._mlp_outs)
+
+    @property
+    def _changes(self) -> tuple[Change, ...]:
+        changes: tuple[Change, ...] = getattr(self._calls, "changes", ())
+        return changes
+
+    @property
+    def _mlp_outs(self) -> dict[int, nn.Module]:
+        others: dict[int, nn.Module] = getattr(self._calls, "mlp_outs", {})
+        return others
+
+    @contextmanager
+    def changed(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Within the context, this thread's blocks make these changes; others' do not.
+
+        Everything that runs blocks, a trace as well, then speaks of the changed model. What is kept
+        on disk goes by `identity`, which stays; so nothing made of a changed model may be kept.
+
+        Raises:
+            ValueError: a layer that there is not.
+        """
+        for change in changes:
+            self._check_layer(change.layer)
+        before = self._changes
+        self._calls.changes = (*before, *changes)
+        try:
+            yield
+        finally:
+            self._calls.changes = before
+
+    def mlp_weight(self, layer: int) -> Tensor:
+        """Weight (inner, width) of the MLP's output projection, a copy; edited within a context."""
+        self._check_layer(layer)
+        module: Any = self._mlp_outs.get(layer) or self._mlp_out(layer)
+        weight: Tensor = module.weight.detach()
+        plain = weight if kernels.is_transposed(module) else weight.t()
+        return plain.clone()
+
+    @contextmanager
+    def with_mlp_weight(self, layer: int, weight: Tensor) -> Iterator[None]:
+        """Within the context, this thread's MLP of `layer` has another output projection.
+
+        The model's own weight is not written to, so that it is the same tensor before, within and
+        after the context, for all threads.
+
+        Args:
+            weight: (inner, width).
+
+        Raises:
+            ValueError: a layer that there is not, or a weight of another shape.
+        """
+        self._check_layer(layer)
+        own: Any = self._mlp_out(layer)
+        shape = own.weight.shape if kernels.is_transposed(own) else own.weight.shape[::-1]
+        if weight.shape != shape:
+            raise ValueError(
+                f"The MLP of layer {layer} has an output projection of {tuple(shape)} numbers, "
+                f"not {tuple(weight.shape)}; give one for each inner activation and state."
+            )
+        before = self._mlp_outs
+        other = kernels.linear(weight.detach().to(self.dtype).t(), own.bias, like=own)
+        self._calls.mlp_outs = {**before, layer: other}
+        try:
+            yield
+        finally:
+            self._calls.mlp_outs = before
+
+    @contextmanager
+    def differentiable(self, first: int) -> Iterator[None]:
+        """Make gradients through the blocks from `first` on, and the read-out, cheap.
+
+        Weights that are stored in oneDNN's order have no gradient with respect to their input, and
+        are brought into the plain order for each such product. Here that is done once: a plain
+        float copy of those layers' weights is held while the context lasts.
+        """
+        parts = [*self._blocks[first:], self._head]
+        with kernels.unpacked(module for part in parts for module in part.modules()):
+            yield
+
+    def _mlp_out(self, layer: int) -> nn.Module:
+        return self._blocks[layer].get_submodule(self._family.mlp_out)
+
+    def _check_layer(self, layer: int) -> None:
+        if not 0 <= layer < self.layers:
+            raise ValueError(
+                f"There is no layer {layer}: {self.name!r} has layers 0 to {self.layers - 1}."
+            )
+
     def next_tokens(self, states: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The most probable next tokens, given the residual stream after the last block.
 
@@ -495,7 +644,8 @@ class Model:
         }
         if self._family.rotary is not None:
             arguments["position_embeddings"] = self._rotary(start, start + count)
-        call = _Call(edits)
+        changes = [change for change in self._changes if change.layer == layer]
+        call = _Call(edits, start, changes, self._mlp_outs.get(layer))
         self._calls.current = call
         try:
             with kernels.tf32(self.precision == "tf32"):
@@ -504,7 +654,8 @@ class Model:
             self._calls.current = None
         self.block_calls += 1
         # Blocks returned a tuple before transformers 5.
-        return (output[0] if isinstance(output, tuple) else output), call
+        output = output[0] if isinstance(output, tuple) else output
+        return call.changed("hidden", output), call
 
     def _contribution_hook(self, kind: Contribution) -> Callable[..., Any]:
         def hook(_module: nn.Module, _arguments: Any, output: Any) -> Any:
@@ -512,6 +663,7 @@ class Model:
             if call is None:
                 return None
             contribution = output[0] if isinstance(output, tuple) else output
+            contribution = call.changed(kind, contribution)
             edit = call.edits.get(kind)
             if edit is not None:
                 contribution = edit(contribution)
@@ -519,6 +671,19 @@ class Model:
             return (contribution, *output[1:]) if isinstance(output, tuple) else contribution
 
         return hook
+
+    def _input_hook(self, place: Literal["heads", "inner"]) -> Callable[..., Any]:
+        def hook(_module: nn.Module, arguments: Any) -> Any:
+            call: _Call | None = getattr(self._calls, "current", None)
+            if call is None or not call.changes:
+                return None
+            return (call.changed(place, arguments[0]), *arguments[1:])
+
+        return hook
+
+    def _other_mlp_out(self, _module: nn.Module, arguments: Any, _output: Any) -> Any:
+        call: _Call | None = getattr(self._calls, "current", None)
+        return None if call is None or call.mlp_out is None else call.mlp_out(arguments[0])
 
     def _rotary(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         rotary = self.network.get_submodule(self._family.rotary or "")
