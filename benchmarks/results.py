@@ -366,6 +366,23 @@ def precision(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def memory(found: dict[str, Any]) -> list[str]:
+    """What a trace needs beyond the weights."""
+    return [
+        "## Memory",
+        "",
+        machine_line(found),
+        "",
+        f"The shape of {found['shape']} ({found['weights'] / 1e9:.2f} GB of weights), "
+        f"{found['tokens']} tokens, all three kinds, {found['samples']} sample"
+        f"{'s' if found['samples'] != 1 else ''} at once, a budget of "
+        f"{found['budget'] / 1e9:.1f} GB: the peak is {found['peak'] / 1e9:.2f} GB beyond the "
+        "weights, measured by the operating system at the first corrupted position, which needs "
+        "the most (`python -m benchmarks.memory`; goal: at most 4 GB).",
+        "",
+    ]
+
+
 def encode(found: dict[str, Any]) -> list[str]:
     """Encoding tweets for a probe."""
     rows = [
@@ -403,6 +420,7 @@ def report() -> str:
     for name, section in (
         ("encode", encode),
         ("kernels", kernels),
+        ("memory", memory),
         ("precision", precision),
         ("startup", startup),
     ):
