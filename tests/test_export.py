@@ -93,7 +93,7 @@ def test_what_stood_there_stays_when_rendering_fails(chart, tmp_path, monkeypatc
     path = tmp_path / "figure.svg"
     path.write_text("the earlier figure")
 
-    def fail(chart, form):
+    def fail(chart, form, **options):
         raise RuntimeError("the renderer broke")
 
     monkeypatch.setattr(export, "figure_bytes", fail)

@@ -48,6 +48,7 @@ ORDER = [
     "steering",
     "interventions",
     "shelf",
+    "metadata",
     "recipes",
     "figures",
     "probe_figures",
