@@ -21,6 +21,7 @@ from core.models import REGISTRY, Model, availability, default_model, load_model
 
 if TYPE_CHECKING:
     import pandas as pd
+    from streamlit.navigation.page import Page
 
 T = TypeVar("T")
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -28,6 +29,8 @@ TWEETS = "vader-tweets"
 POLL = 0.4  # seconds between looks at a job that is under way
 GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
 MODELS_IN_MEMORY = 2
+PAGES = ("trace", "probes", "average", "compare", "interventions", "method")
+"""Of the folder `pages`, in the order of the navigation; the first is the front page."""
 
 
 # --- one copy per server -------------------------------------------------------------------------
@@ -140,8 +143,25 @@ def status_line(progress: Progress) -> str:
 # --- widgets -------------------------------------------------------------------------------------
 
 
+def frame() -> Page:
+    """What stands around every page: configuration, style, logo and navigation.
+
+    Returns:
+        The page that is asked for; `app.py` runs it.
+    """
+    st.set_page_config("SentiTrace", page_icon=str(ASSETS / "icon.svg"), layout="wide")
+    st.html(ASSETS / "style.css")
+    st.logo(str(ASSETS / "logo.svg"))
+    pages = [
+        st.Page(f"pages/{name}.py", title=name.capitalize(), default=name == PAGES[0])
+        for name in PAGES
+    ]
+    return st.navigation(pages, position="top")
+
+
 def heading(title: str, sentence: str) -> None:
     """Open a page."""
+    _frame_here()
     st.title(title, anchor=False)
     st.markdown(f":gray[{sentence}]")
 
@@ -208,6 +228,26 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
+
+
+def _frame_here() -> None:
+    """Draw the frame around a page that Streamlit runs alone, passing `app.py` by.
+
+    A server whose first visitor comes by the address of a page takes the folder `pages` for the
+    older kind of app, in which `app.py` is a page among others; it learns otherwise from
+    `st.navigation`.
+    """
+    from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+    context = get_script_run_ctx()
+    if context is None:
+        return
+    main = Path(context.pages_manager.main_script_path).name
+    pages = context.pages_manager.get_pages().values()
+    if any("url_pathname" in page and Path(page["script_path"]).name == main for page in pages):
+        # Widgets are known by the page in which they stand: it stays this one.
+        with context.run_with_active_hash(context.page_script_hash):
+            frame()
 
 
 def _session_id() -> str:
