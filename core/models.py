@@ -57,6 +57,7 @@ class Family:
     heads_out: str  # inside a block: the linear map from all heads' mixed values to `attn`'s output
     mlp_out: str  # inside a block: the linear map from the inner activations to `mlp`'s output
     position_table: str | None = None  # learned positions, added to the embeddings
+    first_position: int = 0  # row of the position table that the first token gets
     rotary: str | None = None  # rotary positions, given to every block
     cache_argument: str = "past_key_values"
 
@@ -98,6 +99,25 @@ FAMILIES: dict[str, Family] = {
         heads_out="self_attn.o_proj",
         mlp_out="mlp.down_proj",
         rotary="model.rotary_emb",
+    ),
+    "gemma": Family(
+        blocks="model.layers",
+        final_norm="model.norm",
+        attn="self_attn",
+        mlp="mlp",
+        heads_out="self_attn.o_proj",
+        mlp_out="mlp.down_proj",
+        rotary="model.rotary_emb",
+    ),
+    "opt": Family(
+        blocks="model.decoder.layers",
+        final_norm="model.decoder.final_layer_norm",
+        attn="self_attn",
+        mlp="fc2",  # a block holds the MLP's layers themselves
+        heads_out="self_attn.out_proj",
+        mlp_out="fc2",
+        position_table="model.decoder.embed_positions",
+        first_position=2,
     ),
 }
 
@@ -287,10 +307,15 @@ class Change:
 @dataclass
 class _Call:
     edits: Mapping[Contribution, Edit]
+    batch: int
     start: int = 0
     changes: Sequence[Change] = ()
     mlp_out: nn.Module | None = None  # in place of the block's own
     contributions: dict[Contribution, Tensor] = field(default_factory=dict)
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """Values as (batch, positions, width); OPT's MLP knows no batch."""
+        return values.view(self.batch, -1, values.shape[-1])
 
     def changed(self, place: Place, values: Tensor) -> Tensor:
         for change in self.changes:
@@ -326,6 +351,11 @@ class Model:
         config: Any = network.config
         if config.model_type not in FAMILIES:
             raise _unsupported(config.model_type)
+        if not getattr(config, "do_layer_norm_before", True):
+            raise UnsupportedModel(
+                f"The model {name!r} normalises its residual stream itself (as OPT-350m does), so "
+                "that nothing is simply added to it; choose another size."
+            )
         self.family = config.model_type
         self._family = FAMILIES[config.model_type]
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -381,7 +411,8 @@ class Model:
     def embedding_matrix(self) -> Tensor:
         """Input embeddings of the whole vocabulary, of shape (vocabulary, width)."""
         matrix: Tensor = self._embeddings.weight.detach()
-        return matrix
+        scale = getattr(self._embeddings, "scalar_embed_scale", 1.0)  # Gemma's, inside the module
+        return matrix if scale == 1.0 else matrix * scale
 
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Input embeddings of token ids, before any position is added: (..., positions, width)."""
@@ -396,9 +427,9 @@ class Model:
         """
         if self._family.position_table is None:
             return embeddings
-        table = self.network.get_submodule(self._family.position_table)
-        stop = start + embeddings.shape[-2]
-        positions: Tensor = table(torch.arange(start, stop, device=self.device))
+        table: Any = self.network.get_submodule(self._family.position_table)
+        first = start + self._family.first_position
+        positions: Tensor = table.weight[first : first + embeddings.shape[-2]]
         return embeddings + positions
 
     def block(
@@ -645,7 +676,7 @@ class Model:
         if self._family.rotary is not None:
             arguments["position_embeddings"] = self._rotary(start, start + count)
         changes = [change for change in self._changes if change.layer == layer]
-        call = _Call(edits, start, changes, self._mlp_outs.get(layer))
+        call = _Call(edits, len(states), start, changes, self._mlp_outs.get(layer))
         self._calls.current = call
         try:
             with kernels.tf32(self.precision == "tf32"):
@@ -662,12 +693,13 @@ class Model:
             call: _Call | None = getattr(self._calls, "current", None)
             if call is None:
                 return None
-            contribution = output[0] if isinstance(output, tuple) else output
-            contribution = call.changed(kind, contribution)
+            own: Tensor = output[0] if isinstance(output, tuple) else output
+            contribution = call.changed(kind, call.shaped(own))
             edit = call.edits.get(kind)
             if edit is not None:
                 contribution = edit(contribution)
             call.contributions[kind] = contribution
+            contribution = contribution.view(own.shape)
             return (contribution, *output[1:]) if isinstance(output, tuple) else contribution
 
         return hook
@@ -677,7 +709,8 @@ class Model:
             call: _Call | None = getattr(self._calls, "current", None)
             if call is None or not call.changes:
                 return None
-            return (call.changed(place, arguments[0]), *arguments[1:])
+            changed = call.changed(place, call.shaped(arguments[0]))
+            return (changed.view(arguments[0].shape), *arguments[1:])
 
         return hook
 

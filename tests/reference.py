@@ -31,6 +31,11 @@ def _first(output):
     return output[0] if isinstance(output, tuple) else output
 
 
+def _whole(state: torch.Tensor) -> torch.Tensor:
+    """(1, T, D); OPT's MLP has no axis for the batch."""
+    return state.view(1, -1, state.shape[-1])
+
+
 def _log_probs(model: Model, embeddings: torch.Tensor, words: Sequence[int]) -> torch.Tensor:
     logits = model.network(inputs_embeds=embeddings[None], use_cache=False).logits[0, -1]
     return logits.log_softmax(-1)[list(words)]
@@ -44,7 +49,11 @@ def record(
     states: list[torch.Tensor] = []
     with ExitStack() as stack:
         for module in _modules(model, kind):
-            _hook(stack, module, lambda _m, _a, output: states.append(_first(output)[0].clone()))
+            _hook(
+                stack,
+                module,
+                lambda _m, _a, output: states.append(_whole(_first(output))[0].clone()),
+            )
         log_probs = _log_probs(model, embeddings, words)
     return states, log_probs
 
@@ -83,7 +92,7 @@ def restored_states(
             def put_back(source: torch.Tensor, position: int = position):
                 def hook(_module, _arguments, output):
                     state = _first(output).clone()
-                    state[:, position] = source[position]
+                    _whole(state)[:, position] = source[position]
                     return (state, *output[1:]) if isinstance(output, tuple) else state
 
                 return hook
@@ -121,7 +130,7 @@ def severed(
             def put_in(source: torch.Tensor, position: int = position):
                 def hook(_module, _arguments, output):
                     state = _first(output).clone()
-                    state[:, position] = source[position]
+                    _whole(state)[:, position] = source[position]
                     return (state, *output[1:]) if isinstance(output, tuple) else state
 
                 return hook

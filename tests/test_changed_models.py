@@ -14,6 +14,8 @@ MLP_OUT = {
     "llama": "model.layers.{}.mlp.down_proj",
     "gpt_neox": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
     "qwen2": "model.layers.{}.mlp.down_proj",
+    "gemma": "model.layers.{}.mlp.down_proj",
+    "opt": "model.decoder.layers.{}.fc2",
 }
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 from tiny_models import VARIANTS, make_model, make_network, make_tokenizer, save_folder
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
 
 from core import models
 from core.models import EMBEDDED, FAMILIES, REGISTRY, UnsupportedModel, load_model
@@ -58,15 +58,35 @@ def test_making_a_twin_leaves_the_global_random_state_alone(tmp_path):
 
 
 def test_another_family_is_refused_with_the_list_of_supported_ones(tmp_path):
-    config = OPTConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16
-    )
-    OPTForCausalLM(config).save_pretrained(tmp_path)
+    config = BloomConfig(vocab_size=50, hidden_size=16, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModel, match="'opt'") as refused:
+    with pytest.raises(UnsupportedModel, match="'bloom'") as refused:
         load_model(tmp_path)
     for family in FAMILIES:
         assert family in str(refused.value)
+
+
+def test_an_opt_that_normalises_its_stream_is_refused(tmp_path):
+    config = OPTConfig(
+        vocab_size=50,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        do_layer_norm_before=False,
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="another size"):
+        load_model(tmp_path)
+
+
+def test_the_embedding_matrix_is_what_tokens_are_embedded_by():
+    for variant in ("gpt2", "gemma"):
+        model = make_model(variant)
+        torch.testing.assert_close(model.embedding_matrix[[5, 80]], model.embed([5, 80]))
 
 
 def test_weights_that_could_run_code_are_refused(tmp_path):

@@ -10,9 +10,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
@@ -97,6 +99,25 @@ def _configs(layers: int, vocabulary: int) -> dict[str, object]:
             use_sliding_window=True,
             sliding_window=4,
             max_window_layers=1,
+        ),
+        "gemma": GemmaConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=128,
+        ),
+        "opt": OPTConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            word_embed_proj_dim=32,
+            ffn_dim=64,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=128,
         ),
     }
 
