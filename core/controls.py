@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core import datasets
 from core.features import Progress, encode
 from core.models import Model
 from core.probes import (
     Array,
     Probe,
     Readings,
+    check_origin,
     groups_of,
     one_thread,
     predict_held_out,
@@ -65,7 +65,8 @@ def with_controls(
     Raises:
         ValueError: these are not the probe's model, twin or texts.
     """
-    _check(probe, model, tweets, twin)
+    check_origin(probe, model, tweets)
+    _check_twin(twin, model)
     if twin is not None:  # encoded first, with all threads; the fits need one
         encode(twin, tweets["text"], suffix=probe.suffix, progress=progress)
     with one_thread():
@@ -210,16 +211,7 @@ def _right(log_odds: Array, labels: Labels) -> Array:
     return right
 
 
-def _check(probe: Probe, model: Model, tweets: pd.DataFrame, twin: Model | None) -> None:
-    if probe.model_identity != model.identity:
-        raise ValueError(
-            f"The probe was trained on {probe.model_name!r}, not on {model.name!r}; "
-            "give the model that it was trained on."
-        )
-    if datasets.fingerprint(tweets) != probe.dataset_hash:
-        raise ValueError(
-            "These are not the texts that the probe was trained on; give those, in their order."
-        )
+def _check_twin(twin: Model | None, model: Model) -> None:
     if twin is not None and not (twin.untrained and twin.layers == model.layers):
         raise ValueError(
             f"The model {twin.name!r} is not an untrained twin of {model.name!r}; "

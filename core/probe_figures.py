@@ -69,12 +69,17 @@ def comparison(controls: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerCh
 
 
 def layer_curve(
-    layers: pd.DataFrame, *, chosen: int | None = None, theme: Theme = "light"
+    layers: pd.DataFrame,
+    *,
+    chosen: int | None = None,
+    beside: float | None = None,
+    theme: Theme = "light",
 ) -> alt.LayerChart:
-    """Held-out accuracy of a probe of each layer's state.
+    """Held-out accuracy of a regression on each layer's state.
 
     Args:
         chosen: the layer that the probe reads, marked by a line.
+        beside: the accuracy of a probe that reads words, marked by a line.
     """
     drawn = _curve(layers, "layer", "accuracy", "layer", theme)
     if chosen is not None:
@@ -83,7 +88,17 @@ def layer_curve(
             .mark_rule(color=MARKS, strokeDash=[4, 3], tooltip=None)
             .encode(x="layer:Q")
         )
-    at = f"; this probe reads layer {chosen}" if chosen is not None else ""
+    if beside is not None:
+        drawn.append(
+            alt.Chart(alt.InlineData([{"accuracy": beside}]))
+            .mark_rule(color=MARKS, strokeDash=[4, 3], tooltip=None)
+            .encode(y="accuracy:Q")
+        )
+    at = ""
+    if chosen is not None:
+        at = f"; this probe reads layer {chosen}"
+    elif beside is not None:
+        at = f"; this probe reads words: {beside:.1%}"
     return _finished(drawn, f"Accuracy by layer{at}", HEIGHT)
 
 

@@ -19,7 +19,7 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -327,6 +327,7 @@ def train_probe(
     seed: int = 0,
     dataset: str = "",
     name: str = "",
+    by_layer: bool = True,
     progress: Progress | None = None,
 ) -> Probe:
     """Fit a probe and judge it by stratified cross-validation; `core.controls` adds controls.
@@ -341,6 +342,7 @@ def train_probe(
         folds: of the cross-validation that makes the report.
         seed: of the folds.
         dataset, name: what a person calls the data and the probe.
+        by_layer: also report the accuracy of every layer's state, see `with_layers`.
         progress: called with (texts encoded, texts in all), at the end repeatedly with all. An
             exception ends the work.
 
@@ -368,7 +370,9 @@ def train_probe(
         fitted = regression(chosen.penalty).fit(values, labels)
         alive()
         learning = _learning_curve(chosen.penalty, values, labels, splits, seed)
-        layers = _layer_curve(encoding, labels, groups, splits, alive) if chosen.hidden else ()
+        layers = (
+            _layer_curve(encoding, labels, groups, splits, lambda _: alive()) if by_layer else ()
+        )
         scores = score(labels, log_odds, groups)
     scaler, regress = fitted.named_steps["scale"], fitted.named_steps["regress"]
     rows = tweets["row"] if "row" in tweets else range(len(tweets))
@@ -405,17 +409,59 @@ def train_probe(
     )
 
 
+def with_layers(
+    probe: Probe,
+    model: Model,
+    tweets: pd.DataFrame,
+    *,
+    progress: Progress | None = None,
+) -> Probe:
+    """The probe with the accuracy of every layer's state in its report, whatever it reads itself.
+
+    Where in the model can the sentiment be read? A regression on the last position's state after
+    each block, of one penalty, judged on the folds of the probe.
+
+    Args:
+        model: the model that the probe was trained on.
+        tweets: the texts that it was trained on.
+        progress: called with (layers judged, layers in all). An exception ends the work.
+
+    Raises:
+        ValueError: these are not the probe's model or texts.
+    """
+    check_origin(probe, model, tweets)
+    labels, groups = tweets["label"].to_numpy(), groups_of(tweets)
+    splits = split(labels, groups, probe.report.folds, probe.seed)
+    encoding = encode(model, tweets["text"], suffix=probe.suffix)
+
+    def alive(layer: int) -> None:
+        if progress is not None:
+            progress(layer, encoding.layers)
+
+    with one_thread():
+        layers = _layer_curve(encoding, labels, groups, splits, alive)
+    return replace(probe, report=replace(probe.report, layers=layers))
+
+
+def check_origin(probe: Probe, model: Model, tweets: pd.DataFrame) -> None:
+    """Refuse a model or texts that are not those which the probe was trained on."""
+    if probe.model_identity != model.identity:
+        raise ValueError(
+            f"The probe was trained on {probe.model_name!r}, not on {model.name!r}; "
+            "give the model that it was trained on."
+        )
+    if datasets.fingerprint(tweets) != probe.dataset_hash:
+        raise ValueError(
+            "These are not the texts that the probe was trained on; give those, in their order."
+        )
+
+
 @dataclass(frozen=True)
 class Choice:
     """One way to fit a probe."""
 
     layer: int | None  # None for features made of words
     penalty: float  # scikit-learn's C
-
-    @property
-    def hidden(self) -> bool:
-        """True for hidden states."""
-        return self.layer is not None
 
 
 @dataclass(frozen=True)
@@ -568,13 +614,13 @@ def _layer_curve(
     labels: Labels,
     groups: Labels,
     splits: Splits,
-    alive: Callable[[], None],
+    alive: Callable[[int], None],
 ) -> tuple[LayerScore, ...]:
     from sklearn.model_selection import cross_val_predict
 
     curve = []
     for layer in range(encoding.layers):
-        alive()
+        alive(layer)
         values = encoding.states(layer).astype(np.float64)
         predicted = cross_val_predict(regression(LAYER_PENALTY), values, labels, cv=splits)
         right = (predicted == labels).astype(np.float64)

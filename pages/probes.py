@@ -115,7 +115,12 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
     charts = [
         probe_figures.comparison(tables["controls"], theme=theme) if report.controls else None,
-        probe_figures.layer_curve(tables["layers"], chosen=probe.layer, theme=theme)
+        probe_figures.layer_curve(
+            tables["layers"],
+            chosen=probe.layer,
+            beside=report.accuracy if probe.reads == "words" else None,
+            theme=theme,
+        )
         if report.layers
         else None,
         probe_figures.confusion(tables["confusion"], theme=theme),

@@ -79,6 +79,12 @@ def test_the_layer_curve_marks_the_layer_that_is_read(tables):
     assert len(plain["layer"]) == len(spec["layer"]) - 1
 
 
+def test_the_layer_curve_of_a_probe_of_words_marks_its_accuracy(tables):
+    chart = probe_figures.layer_curve(tables["layers"], beside=0.843)
+    assert chart.to_dict()["title"]["text"] == "Accuracy by layer; this probe reads words: 84.3%"
+    assert values(chart, -1) == [{"accuracy": 0.843}]
+
+
 def test_an_interval_beyond_all_texts_is_cut_off(tables):
     scale = probe_figures.learning_curve(tables["learning"]).to_dict()["layer"][0]["encoding"]["y"]
     assert "domainMax" not in scale["scale"]

@@ -18,6 +18,7 @@ from core.features import encode
 from core.probes import (
     FEATURES,
     INNER_FOLDS,
+    LAYER_PENALTY,
     Choice,
     Probe,
     Readings,
@@ -26,6 +27,7 @@ from core.probes import (
     predict_held_out,
     split,
     train_probe,
+    with_layers,
     word_features,
 )
 from core.prompts import word_token
@@ -73,6 +75,37 @@ def test_a_probe_of_states_gives_the_log_odds_of_scikit_learn(tweets):
     )
     assert (probe.reads, probe.layer, probe.features) == ("states", 2, "hidden:2")
     assert [point.layer for point in probe.report.layers] == [0, 1, 2, 3]
+
+
+def test_the_accuracy_of_every_layer_is_the_same_whatever_the_probe_itself_reads(tweets):
+    model = make_model("llama")
+    states = train_probe(model, tweets, features="hidden:2").report.layers
+    pair = train_probe(model, tweets).report.layers
+    assert [point.layer for point in pair] == [0, 1, 2, 3]
+    assert pair == states
+    # Plainly: a regression on one layer's states, judged on the same folds.
+    labels, groups = tweets.label.to_numpy(), groups_of(tweets)
+    right = np.zeros(len(labels))
+    values = encode(model, tweets.text).states(1).astype(float)
+    for train, held_out in split(labels, groups, 5, 0):
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=LAYER_PENALTY, max_iter=1000))
+        fitted.fit(values[train], labels[train])
+        right[held_out] = fitted.predict(values[held_out]) == labels[held_out]
+    assert pair[1].accuracy.value == pytest.approx(right.mean())
+
+
+def test_the_accuracy_of_every_layer_can_be_asked_for_later(tweets):
+    model = make_model("gpt2")
+    whole = train_probe(model, tweets, seed=3)
+    bare = train_probe(model, tweets, seed=3, by_layer=False)
+    assert bare.report.layers == ()
+    seen = []
+    assert with_layers(bare, model, tweets, progress=lambda *at: seen.append(at)) == whole
+    assert seen == [(layer, model.layers) for layer in range(model.layers)]
+    with pytest.raises(ValueError, match="not the texts"):
+        with_layers(bare, model, tweets.iloc[:-1])
+    with pytest.raises(ValueError, match="was trained on"):
+        with_layers(bare, make_model("llama"), tweets)
 
 
 def test_one_word_a_side_makes_verbalizers_the_logit_pair(tweets):

@@ -98,6 +98,7 @@ def test_a_probe_is_trained_judged_beside_its_controls_and_kept():
     assert "This proxy" in said(page)
     assert charts(page) == [
         "Accuracy beside its controls",
+        next(title for title in charts(page) if title.startswith("Accuracy by layer")),
         "Confusion matrix",
         "Calibration",
         "ROC",

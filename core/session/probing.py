@@ -24,6 +24,7 @@ from core.probes import (
     kept_probes,
     key_of,
     train_probe,
+    with_layers,
 )
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
 from core.session import TWEETS, model, plain, tweets
@@ -93,10 +94,18 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             seed=settings.seed,
             dataset=data.name,
             name=settings.name,
+            by_layer=False,
             progress=encoded_then("Fitting, and judging on held-out texts"),
         )
-        if not settings.controls or key_of(probe) not in probes_of(name):
+        if not settings.controls or not _has_controls(name, probe):
             keep(probe)  # one that has its controls stays until there is another that has them
+        yield 1.0, Trained(probe, frame, said)
+        job.report(0.0, "Judging the state of every layer")
+        probe = with_layers(
+            probe, loaded, frame, progress=lambda done, total: job.report(done / total)
+        )
+        if not settings.controls or not _has_controls(name, probe):
+            keep(probe)
         yield 1.0, Trained(probe, frame, said)
         if not settings.controls:
             return
@@ -112,6 +121,11 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
         yield 1.0, Trained(probe, frame, said)
 
     return work
+
+
+def _has_controls(name: str, probe: Probe) -> bool:
+    kept = probes_of(name).get(key_of(probe))
+    return kept is not None and bool(kept.report.controls)
 
 
 def _why_unreadable(loaded: Model, text: str, suffix: str) -> str:
