@@ -10,6 +10,7 @@ import click
 
 from core.commands.models import models, setup
 from core.commands.probe import probe
+from core.commands.recipes import run
 from core.commands.shared import Commands
 from core.commands.trace import trace
 
@@ -19,7 +20,7 @@ def main() -> None:
     """Find out where a language model stores and uses the sentiment of a tweet."""
 
 
-for command in (setup, models, probe, trace):
+for command in (setup, models, probe, trace, run):
     main.add_command(command)
 
 if __name__ == "__main__":

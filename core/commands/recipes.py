@@ -1,0 +1,144 @@
+"""`python -m core run`: make the numbers of a recipe again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from core.commands.shared import (
+    FIGURES,
+    TABLES,
+    check_out,
+    one_line,
+    plus_minus,
+    progress_bar,
+    progress_option,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from core.recipes import Recipe
+    from core.results import TraceResult
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the figure (.png .svg .pdf .html) or the table of all cells (.csv .parquet "
+    ".json); may be given several times.",
+)
+@click.option(
+    "--model",
+    "name",
+    metavar="KEY",
+    help="Where the same weights are here: key, hub id or folder.  [default: as the recipe says]",
+)
+@click.option("--device", metavar="NAME", help='For example "cpu" or "cuda:1".')
+@click.option(
+    "--anew", is_flag=True, help="Compute all samples, even those that are kept on this disk."
+)
+@progress_option
+def run(
+    source: str,
+    outs: tuple[Path, ...],
+    name: str | None,
+    device: str | None,
+    anew: bool,
+    progress: bool | None,
+) -> None:
+    """Make the numbers of SOURCE again.
+
+    SOURCE is a settings file, or any figure, table or ZIP that SentiTrace saved, or the address of
+    one (https://...). Its recipe names model, text, probe and all settings.
+    """
+    for out in outs:
+        check_out(out, (*FIGURES, *TABLES))
+    from transformers.utils import logging
+
+    from core.recipes import open_recipes
+
+    # Progress and errors are said by us; the library's own bars and hints would run into them.
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    recipes = open_recipes(source)
+    results = [_run(recipe, name, device, anew, progress) for recipe in recipes]
+    for recipe, result in zip(recipes, results, strict=True):
+        _print(recipe, result)
+    for out in outs:
+        for path in _write(results, out):
+            click.echo(f"Saved {path}")
+
+
+def _run(
+    recipe: Recipe, name: str | None, device: str | None, anew: bool, progress: bool | None
+) -> TraceResult:
+    from core.models import load_model
+
+    called = recipe.model.name if name is None else name
+    with progress_bar(f"Fetching {called}", progress) as show:
+
+        def fetching(done: int, total: int) -> None:
+            show(done / max(total, 1))
+
+        if name is None:
+            model = recipe.load(device=device, fetching=fetching)
+        else:
+            model = load_model(
+                name,
+                device=device,
+                dtype=recipe.model.precision,
+                untrained=recipe.model.untrained,
+                progress=fetching,
+            )
+    with progress_bar(f"Tracing on {model.name}", progress) as show:
+        return recipe.run(model=model, keep=not anew, progress=show)
+
+
+def _print(recipe: Recipe, result: TraceResult) -> None:
+    from core import figures
+
+    click.echo(f"Text        {one_line(recipe.text)}")
+    click.echo(
+        f"Model       {result.model_name}, {result.layers} layers, {len(result.prompt)} tokens, "
+        f"{result.samples_done} sample{'s' if result.samples_done != 1 else ''}"
+    )
+    click.echo(f"Proxy       {figures.unit_of(result)}")
+    click.echo(f"            clean      {result.high:+.4g}")
+    click.echo(f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}")
+    click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
+    click.echo(recipe.difference(result) or "Equal to what the recipe was saved with.")
+
+
+def _write(results: list[TraceResult], out: Path) -> list[Path]:
+    """A figure for each trace, the second one as NAME-2; one table of all cells."""
+    import pandas as pd
+
+    from core.export import export_figure, export_table
+    from core.figures import trace_heatmaps
+    from core.recipes import Recipe, Recipes
+
+    with writing(out):
+        if out.suffix.lower().removeprefix(".") in FIGURES:
+            paths = []
+            for number, result in enumerate(results, start=1):
+                path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
+                recipe = Recipe.of(result).to_json()
+                paths.append(export_figure(trace_heatmaps(result), path, recipe=recipe))
+            return paths
+        if len(results) == 1:
+            recipe = Recipe.of(results[0]).to_json()
+            return [export_table(results[0].frame(), out, recipe=recipe)]
+        frames = []
+        for result in results:
+            frame = result.frame()
+            frame.insert(0, "model", result.model_name)
+            frames.append(frame)
+        recipe = Recipes.of(results).to_json()
+        return [export_table(pd.concat(frames, ignore_index=True), out, recipe=recipe)]
