@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from core.average import average_effects as average_effects
     from core.datasets import load_dataset as load_dataset
     from core.export import export_figure as export_figure
     from core.models import load_model as load_model
@@ -28,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _HOME = {
+    "average_effects": "core.average",
     "load_model": "core.models",
     "load_dataset": "core.datasets",
     "train_probe": "core.probes",
@@ -42,6 +44,7 @@ __all__ = [
     "Probe",
     "TraceResult",
     "TraceSettings",
+    "average_effects",
     "export_figure",
     "load_dataset",
     "load_model",

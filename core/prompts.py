@@ -21,7 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import regex  # type: ignore[import-untyped]
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SUFFIX = " I am feeling"
 DEFAULT_WORDS = (" good", " bad")
+WordClass = Literal["link", "name", "tag", "emoji", "emoticon", "word", "punctuation"]
 LONGEST_LABEL = 24
 """Longer labels are shortened in the middle: a label has to fit beside a figure's axis."""
 
@@ -364,6 +365,24 @@ _WORD = regex.compile(
     regex.VERBOSE | regex.VERSION1,
 )
 """Chinese characters and Hiragana are words one by one, as Unicode's word boundaries have it."""
+
+
+_CLASSES: tuple[tuple[WordClass, regex.Pattern[str]], ...] = (
+    ("link", regex.compile(_URL, regex.VERBOSE | regex.VERSION1)),
+    ("name", regex.compile(r"@\w+")),
+    ("tag", regex.compile(r"\#\w+")),
+    ("emoji", regex.compile(_EMOJI, regex.VERSION1)),
+    ("emoticon", regex.compile(_EMOTICON, regex.VERBOSE | regex.VERSION1)),
+    ("word", regex.compile(r".*[\w\p{M}].*", regex.DOTALL | regex.VERSION1)),
+)
+
+
+def word_class(word: str) -> WordClass:
+    """Say what a `Word`'s text is: a link, @name, #tag, emoji, emoticon, word or punctuation.
+
+    Numbers are words; what is none of these, such as a currency sign, counts as punctuation.
+    """
+    return next((name for name, form in _CLASSES if form.fullmatch(word)), "punctuation")
 
 
 def _find_words(part: str, offset: int) -> list[tuple[int, int]]:
