@@ -6,7 +6,7 @@ with the mean rating that twenty people gave it between -4 (extremely negative) 
 positive). The label is the sign of the rating; texts that people found close to neutral are left
 out, because a sign says nothing there. ``core.setup`` fetches them once.
 
-A person's own file is read by ``core.tables``. A data set of the Hugging Face hub is streamed by
+A person's own file is read by ``core.readers``. A data set of the Hugging Face hub is streamed by
 the library `datasets`, which runs no code of the hub; where a data set is a script, the hub's own
 conversion of it to Parquet is taken.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import tables
+from core import labelling, readers, tables
 from core.cache import home
 from core.hub import ANSWER_SECONDS, HubError, HubUnreachable
 from core.labels import Label
@@ -112,7 +112,7 @@ def load_dataset(
             ..._text.txt beside its ..._labels.txt); or "hub:owner/name" or "hub:owner/name/config".
         min_rating: built-in only. Texts with ``abs(rating) < min_rating`` are left out, and those
             rated exactly 0, which have no sign.
-        text: and ``label``, ``mapping``, ``neutral``, see ``tables.label_rows``.
+        text: and ``label``, ``mapping``, ``neutral``, see ``labelling.label_rows``.
         split: and ``limit``, ``progress``, see ``stream_table``.
 
     Raises:
@@ -150,13 +150,13 @@ def load_labelled(
     limit: int = HUB_ROWS,
     progress: Progress | None = None,
     check: Callable[[str], str] | None = None,
-) -> tables.LabelledTable:
+) -> labelling.LabelledTable:
     """Return the labelled texts of a file or of the hub, with the rows that cannot be used.
 
-    Arguments and errors are those of ``load_dataset`` and ``tables.label_rows``.
+    Arguments and errors are those of ``load_dataset`` and ``labelling.label_rows``.
     """
     table = load_table(name, split=split, limit=limit, progress=progress)
-    return tables.label_rows(
+    return labelling.label_rows(
         table, text=text, label=label, mapping=mapping, neutral=neutral, check=check
     )
 
@@ -218,9 +218,9 @@ def _read_file(path: Path) -> tables.Table:
     if path.name.endswith("_text.txt"):
         labels = path.with_name(path.name.removesuffix("_text.txt") + "_labels.txt")
         if labels.is_file():
-            read = [tables.read_table(p, delimiter="", header=False) for p in (path, labels)]
+            read = [readers.read_table(p, delimiter="", header=False) for p in (path, labels)]
             return tables.pair(*read)
-    return tables.read_table(path)
+    return readers.read_table(path)
 
 
 def read_ratings(raw: bytes) -> "pd.DataFrame":

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from core import cache, datasets, tables
+from core import cache, datasets, labelling
 from core.features import Encoding, Progress, encode
 from core.models import Model
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, word_token
@@ -529,7 +529,7 @@ def groups_of(tweets: pd.DataFrame) -> Labels:
     if "group" in tweets:
         numbers: Labels = np.unique(tweets["group"].to_numpy(), return_inverse=True)[1]
         return numbers
-    return tables.text_groups(tweets["text"])
+    return labelling.text_groups(tweets["text"])
 
 
 Splits = list[tuple[Labels, Labels]]

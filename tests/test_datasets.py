@@ -22,7 +22,7 @@ from core.datasets import (
     table_of_stream,
 )
 from core.hub import ANSWER_SECONDS
-from core.tables import label_rows
+from core.labelling import label_rows
 
 LINES = (
     "1\t2.5\t Friends &amp; family &lt;3\r\n"

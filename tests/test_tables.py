@@ -20,9 +20,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from core import encoding, tables
+from core import columns, encoding, readers, tables
+from core.labelling import LabelledTable, label_rows, read_labels, text_groups
 from core.labels import LabelReading
-from core.tables import LabelledTable, Table, label_rows, read_labels, read_table, safe_csv
+from core.readers import read_table
+from core.tables import Table, safe_csv
 
 ROOT = Path(__file__).parents[1]
 
@@ -493,7 +495,7 @@ def test_the_limit_is_on_the_file_and_on_what_it_unpacks_to(
 ) -> None:
     big = b"text,label\n" + b"good day,1\n" * 200_000
     monkeypatch.setattr(encoding, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(tables, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(readers, "MAX_BYTES", 2**20)
     for raw, said in ((big, "is more than 1 MiB"), (gzip.compress(big), "unpacks to more than 1")):
         with pytest.raises(ValueError, match=said):
             read_table(raw)
@@ -511,15 +513,15 @@ def test_numbers_of_rows_and_cells_are_limited(monkeypatch: pytest.MonkeyPatch) 
             read_table(raw, name)
         return in_one_sentence(error)
 
-    monkeypatch.setattr(tables, "MAX_UNREADABLE", 5)
+    monkeypatch.setattr(readers, "MAX_UNREADABLE", 5)
     assert refused(PLAIN.encode() + b"x\n" * 6) == (
         "t.csv has more than 5 rows that cannot be read: the row has 1 field instead of 2 (6)."
     )
-    monkeypatch.setattr(tables, "MAX_ROWS", 8)
+    monkeypatch.setattr(readers, "MAX_ROWS", 8)
     assert refused(PLAIN.encode() + b"fine,1\n" * 7) == (
         "t.csv has more than 8 rows: give a part of it."
     )
-    monkeypatch.setattr(tables, "MAX_CELLS", 3)
+    monkeypatch.setattr(columns, "MAX_CELLS", 3)
     assert refused(PLAIN.encode()).startswith("The table has more than 3 cells")
 
 
@@ -716,7 +718,7 @@ def test_repeated_texts_share_a_group() -> None:
     labelled = label_rows(table)
     assert labelled.frame["group"].tolist() == [0, 1, 0, 0, 1]
     assert (labelled.duplicates, labelled.contradictions) == (3, 1)
-    assert tables.text_groups([]).dtype == np.int64
+    assert text_groups([]).dtype == np.int64
 
 
 # --- what is written ------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def probe(
 
 def _labelled(data: str) -> Callable[[Model, str], pd.DataFrame]:
     """Open labelled texts; what is returned leaves out, and counts, those a model cannot read."""
-    from core import datasets, tables
+    from core import datasets, labelling
     from core.prompts import build_prompt
 
     if data in datasets.BUILT_IN:
@@ -144,7 +144,7 @@ def _labelled(data: str) -> Callable[[Model, str], pd.DataFrame]:
                 return str(error)
             return ""
 
-        found = tables.label_rows(table, check=problem)
+        found = labelling.label_rows(table, check=problem)
         if found.refused:
             click.echo(f"{data}: {found.describe()}", err=True)
         return found.frame

@@ -14,8 +14,9 @@ from core.session import follow, job, plain, remembered, start, tweets
 if TYPE_CHECKING:
     import pandas as pd
 
+    from core.labelling import LabelledTable
     from core.labels import Label, LabelReading
-    from core.tables import LabelledTable, Table
+    from core.tables import Table
 
 PREVIEW = 200  # rows
 FILE_FORMS = ["csv", "tsv", "txt", "jsonl", "ndjson", "json", "parquet", "pq", "gz"]
@@ -93,7 +94,8 @@ def _file_choice() -> tuple[Table, object] | None:
     if not files:
         st.caption("CSV, TSV, JSONL or Parquet, also packed by gzip. How it is written is found.")
         return None
-    from core.tables import pair, read_table
+    from core.readers import read_table
+    from core.tables import pair
 
     def read(otherwise: dict[str, Any]) -> Table:
         for file in files:
@@ -181,7 +183,7 @@ def fetching(name: str, split: str) -> Work:
 
 def _labels_choice(table: Table, origin: object) -> Data | None:
     """Which columns hold the texts and the labels, and what the labels mean."""
-    from core.tables import label_rows, read_labels
+    from core.labelling import label_rows, read_labels
 
     st.caption(plain(table.describe()))
     left, right = st.columns(2)
