@@ -382,14 +382,15 @@ class Model:
         self._windows = [_sliding_window(config, layer) for layer in range(self.layers)]
         self._calls = threading.local()
         for block in self._blocks:
-            for kind in ("attn", "mlp"):
-                path = getattr(self._family, kind)
-                block.get_submodule(path).register_forward_hook(self._contribution_hook(kind))
             heads_out = block.get_submodule(self._family.heads_out)
             heads_out.register_forward_pre_hook(self._input_hook("heads"))
             mlp_out = block.get_submodule(self._family.mlp_out)
             mlp_out.register_forward_pre_hook(self._input_hook("inner"))
             mlp_out.register_forward_hook(self._other_mlp_out)
+            # Hooks run in this order, and OPT's MLP is its output projection.
+            for kind in ("attn", "mlp"):
+                path = getattr(self._family, kind)
+                block.get_submodule(path).register_forward_hook(self._contribution_hook(kind))
 
     def _sizes(self) -> tuple[int, int]:
         """Bytes of one position's keys and values for all query heads, and of one state's block.

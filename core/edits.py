@@ -1,0 +1,434 @@
+"""Can the sentiment of a word be edited where it was traced? ROME, moved to tweets.
+
+Rank-One Model Editing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT",
+section 3.1 and appendix E) takes an MLP's output projection W for an associative memory from keys
+k, its inner activations, to values v, what it adds to the residual stream, and inserts one pair:
+
+1. k*: the key at the subject's last token, averaged over the text alone and behind sampled
+   prefixes (E.1). The subject is here the word of the tweet at the site.
+2. v*: what the MLP should say there so that the prompt goes on with the target. Gradient descent
+   on the change d of that value (E.5) minimises
+
+       mean over prefixes of -log P(target | prefix + prompt, v + d)
+       + 0.0625 KL(P(x | "{word} is a", v + d) || P(x | "{word} is a"))
+       + 0.5 |d| / |v|^2,      with |d| at most 4 |v|.
+
+   Adam, step 0.5, at most 20 steps, ended when the loss is below 0.05: the numbers of the
+   authors' code. It reads the KL term at the word; here, as the paper has it, at the prompt's end.
+3. W' = W + (C^-1 k*) L^T with L = (v* - W k*) / ((C^-1 k*)^T k*) (equation 2; W is (inner, D)
+   here, so that a key is multiplied from the left). C: `core.key_covariance`.
+
+Prefixes are drawn from the model, 10 tokens long and followed by a line break; the paper drew 50 of
+2 to 10 tokens, its code 20 of 5 and 10, and here `EditSettings.prefixes` says how many.
+
+The gradient of v*: only the states at the site and after it can change, and only above the layer.
+So every prompt is run once, and a step runs the layers above on the positions from the site on,
+against the keys and values of the positions before it. Where weights are stored in oneDNN's order,
+`Model.differentiable` holds a plain copy of the layers above meanwhile. No weight has a gradient.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.key_covariance import KEYS, KeyCovariance
+from core.models import Change, Model
+from core.passes import Share, continuations
+from core.prompts import Prompt, build_prompt, word_token
+
+Array = NDArray[np.float64]
+
+PREFIX_LENGTH = 10
+"""Tokens of a prefix, before the line break; one length, so that all prefixes share a pass."""
+
+PREFIX_TOP_K = 5
+"""Prefixes are drawn from so many most probable tokens, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How an edit is made.
+
+    Attributes:
+        target: what the prompt should go on with; one token, such as " good".
+        prefixes: sampled prefixes, besides the text alone.
+        steps, learning_rate: of Adam.
+        kl_factor, decay, clamp: weights of the KL term and of |d| / |v|^2, and the most that |d|
+            may be, in |v|.
+        enough: the descent ends when the loss is below this.
+        essence: the prompt of the KL term; {} is the word.
+        keys: tokens behind C.
+        seed: of the prefixes.
+    """
+
+    target: str = " good"
+    prefixes: int = 10
+    steps: int = 20
+    learning_rate: float = 0.5
+    kl_factor: float = 0.0625
+    decay: float = 0.5
+    clamp: float = 4.0
+    enough: float = 0.05
+    essence: str = "{} is a"
+    keys: int = KEYS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("prefixes", 0), ("steps", 1), ("keys", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"An edit's {name} must be at least {least}, not {getattr(self, name)}."
+                )
+        for name in ("learning_rate", "kl_factor", "decay", "clamp", "enough"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"An edit's {name} must be 0 or more, not {value}.")
+        if self.essence.count("{}") != 1:
+            raise ValueError(
+                f"The prompt of the KL term, {self.essence!r}, must hold one {{}} for the word."
+            )
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A rank-one edit of one layer's MLP, made for one site of one tweet."""
+
+    layer: int
+    position: int
+    word: str
+    settings: EditSettings
+    key: Array = field(repr=False)  # k*, (inner,)
+    direction: Array = field(repr=False)  # C^-1 k*, (inner,)
+    change: Array = field(repr=False)  # d = v* - W k*, (D,)
+    factor: Array = field(repr=False)  # L, (D,)
+    losses: tuple[float, ...]  # before each step of the descent, and after the last one
+    probability: float  # of the target with v*, mean over the prefixes
+    keys: int  # behind C
+    shrinkage: float  # of C
+
+    def weight(self, before: Tensor, strength: float = 1.0) -> Tensor:
+        """W' from W, both (inner, D); a strength below 1 makes a part of the edit."""
+        update = np.outer(self.direction, strength * self.factor)
+        return (before.double().cpu() + torch.from_numpy(update)).to(before.dtype).to(before.device)
+
+    @contextmanager
+    def applied(self, model: Model, strength: float = 1.0) -> Iterator[None]:
+        """Within the context, this thread's model is edited; its weights are never written."""
+        weight = self.weight(model.mlp_weight(self.layer), strength)
+        with model.with_mlp_weight(self.layer, weight):
+            yield
+
+
+def make_edit(
+    model: Model,
+    prompt: Prompt,
+    layer: int,
+    position: int,
+    covariance: KeyCovariance,
+    settings: EditSettings | None = None,
+    *,
+    progress: Share | None = None,
+) -> Edit:
+    """Make the edit that lets a prompt go on with the target; see `make_edits`."""
+    (edit,) = make_edits(
+        model, prompt, [layer], position, {layer: covariance}, settings, progress=progress
+    )
+    return edit
+
+
+def make_edits(
+    model: Model,
+    prompt: Prompt,
+    layers: Sequence[int],
+    position: int,
+    covariances: Mapping[int, KeyCovariance],
+    settings: EditSettings | None = None,
+    *,
+    prefixes: Sequence[Sequence[int]] | None = None,
+    progress: Share | None = None,
+) -> list[Edit]:
+    """Make one edit for each of some layers, each of which alone lets the prompt go on as wanted.
+
+    Their descents share batches and are otherwise independent: each is what it would be alone, but
+    for the order of sums in float arithmetic.
+
+    Args:
+        prompt: of the tweet; see `core.prompts.build_prompt`.
+        layers, position: the sites, at whose token the key is taken.
+        covariances: of those layers' keys, from `core.key_covariance.key_covariances`.
+        prefixes: from `sample_prefixes`, where several calls share them.
+        progress: called with the share of the steps done. An exception ends the work.
+
+    Raises:
+        ValueError: there is no such site, or the target is not one token.
+    """
+    settings = settings or EditSettings()
+    for layer in layers:
+        _check_site(model, prompt, layer, position)
+        if layer not in covariances or covariances[layer].layer != layer:
+            raise ValueError(f"The covariance of the keys of layer {layer} is needed, and missing.")
+    if prefixes is None:
+        prefixes = sample_prefixes(model, settings.prefixes, seed=settings.seed)
+    objective = Objective(model, prompt, layers, position, settings, prefixes)
+    changes, losses = _descend(objective, settings, progress)
+    probabilities = objective.probabilities(changes)
+    edits = []
+    for row, layer in enumerate(objective.layers):
+        key = objective.keys[row].double().cpu().numpy()
+        direction = covariances[layer].solve(key)
+        change = changes[row].double().cpu().numpy()
+        edits.append(
+            Edit(
+                layer=layer,
+                position=position,
+                word=word_at(prompt, position),
+                settings=settings,
+                key=key,
+                direction=direction,
+                change=change,
+                factor=change / float(direction @ key),
+                losses=losses[row],
+                probability=probabilities[row],
+                keys=covariances[layer].keys,
+                shrinkage=covariances[layer].shrinkage,
+            )
+        )
+    return edits
+
+
+def sample_prefixes(model: Model, count: int, *, seed: int = 0) -> list[list[int]]:
+    """Token ids of texts that the model begins by itself, each ended by a line break."""
+    if count == 0:
+        return []
+    tokenizer = model.tokenizer
+    first = tokenizer.bos_token_id
+    first = tokenizer.eos_token_id if first is None else first
+    line: list[int] = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    drawn = continuations(
+        model,
+        line if first is None else [first],
+        PREFIX_LENGTH,
+        samples=count,
+        top_k=PREFIX_TOP_K,
+        seed=seed,
+    )
+    return [[*ids, *line] for ids in drawn]
+
+
+def _descend(
+    objective: Objective, settings: EditSettings, progress: Share | None
+) -> tuple[Tensor, list[tuple[float, ...]]]:
+    """The changes (R, D) that the descents end with, and the losses at each point of them."""
+    most = settings.clamp * objective.values.to(objective.dtype).norm(dim=-1, keepdim=True)
+    changes = torch.zeros_like(objective.values, dtype=objective.dtype).requires_grad_()
+    optimizer = torch.optim.Adam([changes], lr=settings.learning_rate)
+    losses: list[list[float]] = [[] for _ in objective.layers]
+    going = torch.ones(len(objective.layers), 1, dtype=torch.bool, device=changes.device)
+    with objective.model.differentiable(min(objective.layers) + 1), torch.enable_grad():
+        for step in range(settings.steps + 1):
+            loss = objective.losses(changes)
+            for row, value in enumerate(loss.tolist()):
+                if going[row]:
+                    losses[row].append(value)
+            going &= (loss.detach() >= settings.enough)[:, None]
+            if step == settings.steps or not going.any():
+                break
+            optimizer.zero_grad()
+            loss.sum().backward()
+            before = changes.detach().clone()
+            optimizer.step()
+            with torch.no_grad():
+                changes *= (most / changes.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+                changes.copy_(torch.where(going, changes, before))
+            if progress is not None:
+                progress((step + 1) / settings.steps)
+    return changes.detach(), [tuple(values) for values in losses]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """B prompts of one length, with the site at one position."""
+
+    kind: Literal["target", "essence"]
+    start: int  # the site's position
+    after: dict[int, Tensor]  # by layer: states (B, positions from start, D) after its block
+    keys: dict[int, Tensor]  # by layer: (B, key heads, start, head size)
+    values: dict[int, Tensor]
+
+
+class Objective:
+    """The losses that v* minimises, as functions of the change d of the MLP's value at a site.
+
+    There are R sites: one position, and R layers. Each has a loss and a change of its own.
+
+    Attributes:
+        layers: of the sites, from below.
+        keys: k* of each site, (R, inner).
+        values: what the MLP adds at each site of the text alone, (R, D).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Prompt,
+        layers: Sequence[int],
+        position: int,
+        settings: EditSettings,
+        prefixes: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """Run every prompt once."""
+        self.model = model
+        self.layers = sorted(set(layers))
+        self.settings = settings
+        self.dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        self.target = word_token(model, settings.target)
+        ids = list(prompt.ids)
+        added = int(prompt.tokens[0].start == prompt.tokens[0].end)  # a BOS stays first
+        by_length: dict[int, list[list[int]]] = defaultdict(list)
+        for prefix in ([], *prefixes):
+            whole = [*ids[:added], *prefix, *ids[added:]]
+            if len(whole) <= model.max_positions:
+                by_length[len(prefix)].append(whole)
+        self._groups: list[_Group] = []
+        met: list[Tensor] = []
+        for length, together in by_length.items():
+            group, keys, values = self._run("target", together, position + length)
+            self._groups.append(group)
+            met.append(keys)
+            if length == 0:
+                self.values = values[:, 0]
+        self.keys = torch.cat(met, dim=1).double().mean(1)
+        if settings.kl_factor > 0:
+            essence, last = _essence(model, prompt, position, settings.essence)
+            group, _, _ = self._run("essence", [list(essence.ids)], last)
+            self._groups.append(group)
+            with torch.no_grad():
+                nothing = torch.zeros_like(self.values)
+                self._said = self._log_probs(self._climb(group, nothing))
+
+    @torch.no_grad()
+    def _run(
+        self, kind: Literal["target", "essence"], prompts: list[list[int]], position: int
+    ) -> tuple[_Group, Tensor, Tensor]:
+        """A group, and at its sites the keys (R, B, inner) and the values (R, B, D)."""
+        model, first = self.model, self.layers[0]
+        inner: dict[int, Tensor] = {}
+
+        def recorder(layer: int) -> Change:
+            def record(values: Tensor) -> Tensor:
+                inner[layer] = values[:, 0].clone()
+                return values
+
+            return Change(layer, "inner", record, positions=(position,))
+
+        states = model.enter(model.embed(torch.tensor(prompts)))
+        group = _Group(kind, position, {}, {}, {})
+        added = []
+        with model.changed([recorder(layer) for layer in self.layers]):
+            for layer in range(model.layers):
+                output = model.block(layer, states)
+                states = output.states
+                if layer in self.layers:
+                    group.after[layer] = states[:, position:].clone()
+                    added.append(output.contributions["mlp"][:, position].clone())
+                if layer > first:
+                    group.keys[layer] = output.keys[:, :, :position].clone()
+                    group.values[layer] = output.values[:, :, :position].clone()
+        return group, torch.stack([inner[layer] for layer in self.layers]), torch.stack(added)
+
+    def _climb(self, group: _Group, changes: Tensor) -> Tensor:
+        """States (R, B, D) of the last position after the last block, with changes (R, D)."""
+        model = self.model
+        rows: Tensor | None = None  # (rows under way, B, positions, D)
+        for layer in range(self.layers[0], model.layers):
+            if rows is not None:
+                rows = model.block(
+                    layer,
+                    rows.flatten(0, 1),
+                    start=group.start,
+                    keys=group.keys[layer] if group.start else None,
+                    values=group.values[layer] if group.start else None,
+                ).states.view_as(rows)
+            if layer in self.layers:
+                after = group.after[layer]
+                change = changes[self.layers.index(layer)].to(after.dtype)
+                joins = torch.cat([after[:, :1] + change, after[:, 1:]], dim=1)[None]
+                rows = joins if rows is None else torch.cat([rows, joins])
+        assert rows is not None
+        return rows[:, :, -1]
+
+    def _log_probs(self, states: Tensor) -> Tensor:
+        vocabulary = self.model.embedding_matrix.shape[0]
+        return self.model.log_probs(states, range(vocabulary))
+
+    def losses(self, changes: Tensor) -> Tensor:
+        """The loss (R,) of every site's change (R, D), with gradients."""
+        settings = self.settings
+        said = []
+        kl = changes.new_zeros(len(self.layers))
+        for group in self._groups:
+            last = self._climb(group, changes)
+            if group.kind == "target":
+                said.append(self.model.log_probs(last, [self.target])[..., 0])
+            else:
+                now = self._log_probs(last)
+                kl = (now.exp() * (now - self._said)).sum(-1).mean(-1)
+        # The norm has no gradient at 0, where torch takes 0 for it.
+        size = changes.norm(dim=-1) / self.values.to(changes.dtype).norm(dim=-1) ** 2
+        nats: Tensor = -torch.cat(said, dim=1).mean(1)
+        loss: Tensor = nats + settings.kl_factor * kl + settings.decay * size
+        return loss
+
+    @torch.no_grad()
+    def probabilities(self, changes: Tensor) -> list[float]:
+        """P(target) with each change, mean over the prompts."""
+        said = [
+            self.model.log_probs(self._climb(group, changes), [self.target])[..., 0]
+            for group in self._groups
+            if group.kind == "target"
+        ]
+        found: list[float] = torch.cat(said, dim=1).exp().mean(1).tolist()
+        return found
+
+
+def word_at(prompt: Prompt, position: int) -> str:
+    """The word that a token belongs to; the token's own characters where there is none."""
+    token = prompt.tokens[position]
+    if token.word >= 0:
+        return prompt.words[token.word].text
+    return prompt.text[token.start : token.end].strip() or token.label
+
+
+def _essence(model: Model, prompt: Prompt, position: int, template: str) -> tuple[Prompt, int]:
+    """The prompt of the KL term, and the position of its word's last token."""
+    before, _, after = template.partition("{}")
+    essence = build_prompt(model, template.format(word_at(prompt, position)), "")
+    end = len(essence.text) - len(after.rstrip())
+    inside = [
+        place
+        for place, token in enumerate(essence.tokens)
+        if len(before.lstrip()) < token.end <= end
+    ]
+    return essence, inside[-1] if inside else len(essence) - 1
+
+
+def _check_site(model: Model, prompt: Prompt, layer: int, position: int) -> None:
+    if not (0 <= layer < model.layers and 0 <= position < len(prompt)):
+        raise ValueError(
+            f"There is no site at layer {layer} and position {position}; the prompt has layers 0 "
+            f"to {model.layers - 1} and positions 0 to {len(prompt) - 1}."
+        )
+    if layer == model.layers - 1 and position < len(prompt) - 1:
+        raise ValueError(
+            f"After the last layer, {layer}, nothing reads position {position}; choose an earlier "
+            f"layer, or the last position, {len(prompt) - 1}."
+        )
