@@ -2,6 +2,7 @@
 # make test   set up once, then run every test
 # make check  formatter, linter, types, tests
 # make bench  set up once, then measure speed and memory (more than an hour) into benchmarks/
+# make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
 # make screenshots  take the pictures of the documentation again
 
 .DEFAULT_GOAL := help
@@ -15,6 +16,8 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet
 STREAMLIT_OPTIONS ?=
 BENCH_OPTIONS ?=
+FIGURES_OPTIONS ?=
+MODEL ?=
 PYTEST_OPTIONS ?=
 PEERS := causal-tracer transformer-lens
 
@@ -23,7 +26,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test check check-static screenshots format bench bench-peers lock clean
+.PHONY: help run setup test check check-static figures screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -45,6 +48,10 @@ check-static: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# FIGURES_OPTIONS go to `python -m core figures`: FIGURES_OPTIONS="--columns one --font serif".
+figures: setup
+	$(BIN)/python -m core figures $(if $(MODEL),--model $(MODEL)) $(FIGURES_OPTIONS)
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/screenshots.py

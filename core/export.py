@@ -206,12 +206,16 @@ def _rendered(spec: dict[str, Any], form: str, paper: Paper | None) -> bytes:
         return _page(spec).encode()
     if form == "png":
         if paper is None:
-            return bytes(vl_convert.vegalite_to_png(spec, scale=SCALE))
-        return bytes(vl_convert.vegalite_to_png(spec, scale=PAPER_SCALE, ppi=PAPER_INCH))
+            return bytes(vl_convert.vegalite_to_png(spec, allowed_base_urls=[], scale=SCALE))
+        return bytes(
+            vl_convert.vegalite_to_png(
+                spec, scale=PAPER_SCALE, ppi=PAPER_INCH, allowed_base_urls=[]
+            )
+        )
     if form == "pdf":
-        pdf = bytes(vl_convert.vegalite_to_pdf(spec))
+        pdf = bytes(vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[]))
         return pdf if paper is None else _smaller(pdf)
-    svg = str(vl_convert.vegalite_to_svg(spec))
+    svg = str(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
     return _with_fonts(svg if paper is None else _in_points(svg)).encode()
 
 

@@ -1,0 +1,237 @@
+"""`python -m core export | figures`: other forms of a figure; the original experiment's figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from core.commands.shared import (
+    DEFAULT_DATA,
+    check_out,
+    model_options,
+    open_model,
+    progress_bar,
+    progress_option,
+    writing,
+)
+
+if TYPE_CHECKING:
+    import altair as alt
+
+    from core.export import Font, Paper
+    from core.recipes import Recipe
+    from core.results import TraceResult
+
+FORMS = ("png", "svg", "pdf", "html", "json")
+TOY_STATEMENT = "My flight got cancelled and I love waiting here for hours, terrible service"
+ORIGINAL = {
+    "hidden": "Figure 1: toy statement causal trace",
+    "mlp": "Figure 2: toy statement causal trace (MLP)",
+    "attn": "Figure 3: toy statement causal trace (attn)",
+}
+"""Kinds of site in the order of the original experiment's figures, and what it calls these."""
+
+Command = Callable[..., Any]
+
+
+def paper_options(command: Command) -> Command:
+    """How a figure looks in a paper."""
+    for option in reversed(
+        (
+            click.option(
+                "--columns",
+                type=click.Choice(["one", "two"]),
+                help="Dress the figure for a paper, this wide: no title or caption inside.",
+            ),
+            click.option(
+                "--font",
+                type=click.Choice(["serif", "sans"]),
+                help="Of a figure for a paper.  [default: serif]",
+            ),
+            click.option("--grey", is_flag=True, help="Colours that stay in order in grey print."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def paper_of(columns: str | None, font: str | None, grey: bool) -> Paper | None:
+    """The dress that was asked for; None where none was."""
+    from core.export import Paper
+
+    if columns is None and font is None and not grey:
+        return None
+    return Paper(
+        font=cast("Font", font or "serif"), columns=cast("Any", columns or "two"), grey=grey
+    )
+
+
+@click.command()
+@click.argument("figure", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw it as .png .svg .pdf .html or .json; may be given several times.",
+)
+@click.option(
+    "--recipe", is_flag=True, help="Print the settings that a saved figure, table or ZIP holds."
+)
+@paper_options
+def export(
+    figure: Path,
+    outs: tuple[Path, ...],
+    recipe: bool,
+    columns: str | None,
+    font: str | None,
+    grey: bool,
+) -> None:
+    """Draw FIGURE.json, saved as Vega-Lite, in other forms and for a paper.
+
+    The settings that it holds go with it. To make a figure anew from its settings, see `run`.
+    """
+    for out in outs:
+        check_out(out, FORMS)
+    if not outs and not recipe:
+        raise ValueError("There is nothing to do; give --out FILE, or --recipe.")
+    from core import metadata
+    from core.export import export_figure
+
+    try:
+        content = figure.read_bytes()
+    except OSError as error:
+        raise ValueError(f"The figure {str(figure)!r} cannot be read: {error.strerror}.") from error
+    held = metadata.read(content)
+    if recipe:
+        if held is None:
+            raise ValueError(f"The file {str(figure)!r} holds no settings.")
+        click.echo(held)
+    if not outs:
+        return
+    chart = _chart(content, figure)
+    for out in outs:
+        try:
+            with writing(out):
+                export_figure(chart, out, paper=paper_of(columns, font, grey), recipe=held)
+        except ValueError as error:
+            if "conversion failed" not in str(error):
+                raise
+            raise ValueError(
+                f"The figure {str(figure)!r} cannot be drawn: it is damaged, or asks for data that "
+                "are not in it."
+            ) from error
+        click.echo(f"Saved {out}", err=recipe)
+
+
+def _chart(content: bytes, figure: Path) -> alt.TopLevelMixin:
+    """A chart from its Vega-Lite specification."""
+    import altair as alt
+    from altair.utils.schemapi import SchemaValidationError
+
+    wrong = ValueError(
+        f"The file {str(figure)!r} is no Vega-Lite figure; save the figure as Vega-Lite (.json), "
+        "or make it anew from its settings with `python -m core run`."
+    )
+    try:
+        spec = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise wrong from error
+    if not isinstance(spec, dict) or "vega-lite" not in str(spec.get("$schema")):
+        raise wrong
+    spec.pop("usermeta", None)
+    try:
+        chart: alt.TopLevelMixin = alt.Chart.from_dict(spec)
+    except (SchemaValidationError, ValueError, TypeError) as error:
+        raise wrong from error
+    return chart
+
+
+@click.command()
+@model_options
+@click.option("--text", default=TOY_STATEMENT, show_default=True, help="The toy statement.")
+@click.option("--samples", default=10, show_default=True, help="Samples of the noise.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("figures"),
+    show_default=True,
+    help="Where the figures go.",
+)
+@paper_options
+@progress_option
+def figures(
+    name: str | None,
+    device: str | None,
+    dtype: str,
+    text: str,
+    samples: int,
+    folder: Path,
+    columns: str | None,
+    font: str | None,
+    grey: bool,
+    progress: bool | None,
+) -> None:
+    """Draw the figures of the original experiment for a model, with what is known of averages.
+
+    Figures 1 to 3 are the causal traces of a toy statement: hidden states, MLPs, attention. Each is
+    written as PNG, SVG and PDF; the numbers are written as CSV, and settings.json repeats them.
+    """
+    from core.datasets import load_dataset
+    from core.export import export_table
+    from core.probes import probe_for
+    from core.recipes import Recipe
+    from core.results import TraceSettings
+    from core.trace import trace
+
+    settings = TraceSettings(samples=samples)
+    model = open_model(name, device, dtype, progress)
+    with progress_bar("Training the probe, once for this model", progress) as show:
+        probe = probe_for(
+            model,
+            load_dataset(DEFAULT_DATA),
+            features="probabilities",
+            dataset=DEFAULT_DATA,
+            progress=lambda done, total: show(done / total),
+        )
+    with progress_bar(f"Tracing on {model.name}", progress) as show:
+        result = trace(model, probe, text, settings, keep=True, progress=show)
+    recipe = Recipe.of(result, precision=dtype)
+    paper = paper_of(columns, font, grey)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in _draw(result, recipe, folder, paper):
+            click.echo(f"Saved {path}")
+        (folder / "settings.json").write_text(recipe.to_json(), encoding="utf-8")
+        cells = export_table(result.frame(), folder / "cells.csv")
+    click.echo(f"Saved {cells}")
+
+
+def _draw(result: TraceResult, recipe: Recipe, folder: Path, paper: Paper | None) -> list[Path]:
+    """Figures 1 to 3, and all three on one colour scale."""
+    from core.export import export_figure
+    from core.figures import caption_of, trace_heatmaps, unit_of
+    from core.findings import cells
+
+    frame, caption, unit = cells(result), caption_of(result), unit_of(result)
+    named = {
+        f"figure-{number}-{kind}": trace_heatmaps(
+            frame[frame["kind"] == kind],
+            unit=unit,
+            title=f"{title}, {result.model_name}",
+            caption=caption,
+            panel_width=520,
+        )
+        for number, (kind, title) in enumerate(ORIGINAL.items(), start=1)
+    }
+    named["figures-1-to-3"] = trace_heatmaps(result)
+    return [
+        export_figure(chart, folder / f"{name}.{form}", paper=paper, recipe=recipe.to_json())
+        for name, chart in named.items()
+        for form in ("png", "svg", "pdf")
+    ]
