@@ -6,6 +6,9 @@ zero and with the same end on both sides, because an effect may go either way an
 worth comparing on one scale. Orange is towards negative and blue towards positive sentiment; the
 pair can be told apart with every common form of colour blindness.
 
+What is certain is not said by colour alone: cells that cannot be told from zero are faded, cells
+that are fixed by construction hatched, and the largest other cell of a panel has a frame.
+
 Zero is transparent, so that a chart reads well on a light page, a dark page and on paper. The
 numbers of a trace that is still sharpening change the data alone and, as the scale ends on round
 numbers, hardly ever the specification: the browser then redraws cells in place.
@@ -16,7 +19,8 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -51,6 +55,8 @@ RAMP: dict[Theme, tuple[str, ...]] = {
 }
 ROUND_ENDS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 ROW, TIGHT_ROW = 20, 18  # pixels per token; labels of 12 px cannot touch
+WIDE_ROW = 26  # pixels per token of a panel that stands alone
+FADED = 0.28  # opacity of a cell that cannot be told from zero
 NOTHING = 1e-12  # a largest effect below this is rounding, and gets no scale of its own
 NARROW = 640  # pixels: windows up to this width show the panels one below the other
 TALL = 24  # tokens; a taller panel has tighter rows and names its layers above too
@@ -59,7 +65,26 @@ AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
     "autosize": {"type": "fit-x", "contains": "padding"},
     "padding": {"left": 0, "right": 2, "top": 2, "bottom": 2},
 }
+GREY = ("rgba(90, 90, 90, 0.6)", "rgba(128, 128, 128, 0.4)", "rgba(128, 128, 128, 0)",
+        "rgba(128, 128, 128, 0.4)", "rgba(90, 90, 90, 0.6)")  # fmt: skip
+INK: dict[Theme, str] = {"light": "#1c2128", "dark": "#e6e8eb"}
+CHOSEN: dict[Theme, str] = {"light": "#a3197f", "dark": "#ff9be3"}
 MARKS = "rgba(128, 128, 128, 0.75)"  # hatching and frames: visible on white and on black
+
+
+# What is drawn of a cell besides its colour, as bits of one small number.
+_TRIVIAL, _FADED, _LARGEST, _CHOSEN, _EXACT = 1, 2, 4, 8, 16
+
+Cell = tuple[str, int, int]
+"""Kind, layer and position."""
+
+
+def as_shares(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with effects, and their errors, in percent of the total effect."""
+    factor = 100 * (frame["normalised"] / frame["effect"]).abs().median()
+    return frame.assign(
+        effect=100 * frame["normalised"], standard_error=frame["standard_error"] * factor
+    )
 
 
 def scale_end(frame: pd.DataFrame) -> float:
@@ -74,8 +99,7 @@ def scale_end(frame: pd.DataFrame) -> float:
 
 def label_width(frame: pd.DataFrame) -> int:
     """Pixels that the token labels beside a panel take, about."""
-    longest = max((len(label) for label in _labels(frame)), default=1)
-    return min(LABEL_LIMIT, 7 * longest) + 10
+    return _reach(_labels(frame))
 
 
 def heatmap(
@@ -87,21 +111,62 @@ def heatmap(
     labels: Labels = "always",
     theme: Theme = "light",
     title: str | None = None,
+    grey: bool = False,
+    row: int | None = None,
+    strip: bool = False,
+    chosen: Cell | None = None,
+    select: str | None = None,
 ) -> alt.LayerChart:
     """One panel of a trace, as wide as the place it is put in: every site of one kind.
 
     Args:
-        frame: as `TraceResult.frame()` gives it.
+        frame: as `TraceResult.frame()` gives it, or `findings.cells`, which adds what is faded and
+            which cell is the largest.
         end: where the colour scale ends on both sides, from `scale_end` of all panels together.
         unit: of the effects, such as "log-odds of positive".
         labels: of the tokens. "narrow" shows them only in windows so narrow that the panels stand
             one below the other; beside another panel they would only be repeated.
+        grey: no colours, for a trace whose cells mean nothing.
+        row: pixels per token.
+        strip: leave title and layer axis to `layer_strip`, which stays in sight above.
+        chosen: a cell that is framed.
+        select: name of a point selection over layer and position; every click toggles its cell.
 
     Raises:
         ValueError: the frame holds no site of this kind.
     """
-    panel = _panel(frame, kind, _slim, end=end, unit=unit, labels=labels, theme=theme, title=title)
+    panel = _panel(
+        frame, kind, _slim, end=end, unit=unit, labels=labels, theme=theme,
+        title=None if strip else title, grey=grey, row=row, strip=strip, chosen=chosen,
+        select=select,
+    )  # fmt: skip
     return panel.properties(**AS_WIDE_AS_ITS_PLACE)
+
+
+def layer_strip(
+    frame: pd.DataFrame, kind: str, *, title: str, labels: Labels = "always"
+) -> alt.Chart:
+    """Title and layer axis of a panel, as wide as the panel, to stand above one that scrolls."""
+    cells = frame.loc[frame["kind"] == kind]
+    shown = {} if labels == "never" else _labels(frame)
+    layers = cells.drop_duplicates("layer")[["layer"]].astype("int16").assign(position=0)
+    axis = _token_axis(shown, labels)
+    if axis is not None:
+        axis.labelExpr = "''"
+    strip: alt.Chart = (
+        alt.Chart(layers, height=1)
+        .mark_rect(opacity=0, tooltip=None, aria=False)
+        .encode(
+            alt.X("layer:O").axis(orient="top", **_layer_axis(int(layers["layer"].max()) + 1)),
+            alt.Y("position:O").axis(axis),
+        )
+        .properties(
+            title=_panel_title(title),
+            view=alt.ViewBackground(stroke=None),
+            **AS_WIDE_AS_ITS_PLACE,
+        )
+    )
+    return strip
 
 
 def _panel(
@@ -114,6 +179,11 @@ def _panel(
     labels: Labels,
     theme: Theme,
     title: str | None,
+    grey: bool = False,
+    row: int | None = None,
+    strip: bool = False,
+    chosen: Cell | None = None,
+    select: str | None = None,
 ) -> alt.LayerChart:
     cells = frame.loc[frame["kind"] == kind]
     if cells.empty:
@@ -123,62 +193,102 @@ def _panel(
         )
     token_labels = _labels(frame)
     layers = int(cells["layer"].max()) + 1
-    layer_axis: dict[str, Any] = {
-        "title": "layer",
-        "titlePadding": 2,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "labelAngle": 0,
-        "labelOverlap": True,
-        "values": _ticks(layers),
-        "grid": False,
-        "ticks": False,
-        "domain": False,
-        "labelPadding": 4,
-    }
-    x = alt.X("layer:O").axis(orient="bottom", **layer_axis)
+    layer_axis = _layer_axis(layers)
+    x = alt.X("layer:O").axis(None if strip else alt.Axis(orient="bottom", **layer_axis))
     y = alt.Y("position:O").axis(_token_axis(token_labels, labels))
-    base = alt.Chart(form(cells)).transform_calculate(
+    state = _state(cells, kind, chosen)
+    first = cells.drop_duplicates("position")
+    tokens = dict(zip(first["position"].tolist(), first["token"], strict=True))
+    # The words of a tooltip stand in the specification once, not in every row.
+    base = alt.Chart(form(cells.assign(state=state))).transform_calculate(
+        token=f"({literal(tokens)})[datum.position]",
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
-        " : 'needs two samples'"
+        f" : datum.state & {_EXACT} ? 'none: nothing is drawn' : 'needs two samples'",
+        told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : datum.state & {_FADED} ? 'no'"
+        f" : datum.state & {_EXACT} || isValid(datum.standard_error) ? 'yes'"
+        " : 'needs two samples'",
     )
     # Wider than its column by a quarter of a pixel or so, lest background shows between two cells.
-    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 1500}).encode(
+    pointer: dict[str, Any] = {"cursor": "pointer"} if select else {}
+    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 1500}, **pointer).encode(
         x,
         y,
-        color=alt.Color("effect:Q").scale(_scale(end, theme)).legend(None),
+        color=alt.Color("effect:Q").scale(_scale(end, theme, grey)).legend(None),
+        opacity=alt.condition(f"datum.state & {_FADED}", alt.value(FADED), alt.value(1)),
         tooltip=[
             alt.Tooltip("token:N", title="token"),
             alt.Tooltip("layer:Q", title="layer"),
             alt.Tooltip("effect:Q", title="effect", format="+.3f"),
             alt.Tooltip("certainty:N", title="standard error"),
+            alt.Tooltip("samples:Q", title="samples"),
+            alt.Tooltip("told:N", title="told from zero"),
         ],
     )
+    if select:
+        effects = effects.add_params(
+            alt.selection_point(
+                name=select, fields=["layer", "position"], toggle="true", clear=False
+            )
+        )
     trivial = (
-        base.transform_filter("datum.trivial")
+        base.transform_filter(f"datum.state & {_TRIVIAL}")
         .mark_point(
             shape="M-1,1L1,-1", stroke=MARKS, strokeWidth=1, size=30, tooltip=None, aria=False
         )
         .encode(x, y)
     )
-    drawn: list[Any] = [effects, trivial]
-    tall = len(token_labels) > TALL
+
+    def framed(bit: int, colour: str, width: float) -> alt.Chart:
+        frame: alt.Chart = (
+            base.transform_filter(f"datum.state & {bit}")
+            .mark_rect(
+                filled=False,
+                stroke=colour,
+                strokeWidth=width,
+                tooltip=None,
+                aria=False,
+                strokeJoin="round",
+            )  # fmt: skip
+            .encode(x, y)
+        )
+        return frame
+
+    drawn: list[Any] = [
+        effects,
+        trivial,
+        framed(_LARGEST, INK[theme], 1.5),
+        framed(_CHOSEN, CHOSEN[theme], 3),
+    ]
+    tall = len(token_labels) > TALL and not strip
     if tall:
         # The layers stay in sight at the top of the panel too.
         above = alt.X("layer:O").axis(orient="top", **{**layer_axis, "title": None})
-        first_row = base.transform_filter("datum.position == 0")
+        first_row = base.transform_filter(f"datum.position == {min(token_labels)}")
         drawn.append(first_row.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
+    size = row or (TIGHT_ROW if len(token_labels) > TALL else ROW)
     chart = alt.LayerChart(
         layer=drawn,
-        height=(TIGHT_ROW if tall else ROW) * len(token_labels),
+        height=size * len(token_labels),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
         description=f"{KINDS.get(kind, kind)}: effect in {unit}, tokens down, layers across",
     )
     if tall:
         chart.resolve = alt.Resolve(axis=alt.AxisResolveMap(x="independent"))
     if title:
-        chart.title = alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=6)
+        chart.title = _panel_title(title)
     return chart
+
+
+def _state(cells: pd.DataFrame, kind: str, chosen: Cell | None) -> pd.Series[int]:
+    """What is drawn of each cell besides its colour."""
+    state = cells["trivial"].astype("uint8") * _TRIVIAL
+    for column, bit in (("faded", _FADED), ("largest", _LARGEST), ("exact", _EXACT)):
+        if column in cells:
+            state = state + cells[column].astype("uint8") * bit
+    if chosen is not None and chosen[0] == kind:
+        here = cells["layer"].eq(chosen[1]) & cells["position"].eq(chosen[2])
+        state = state + here.astype("uint8") * _CHOSEN
+    return state
 
 
 def scale_bar(
@@ -236,6 +346,7 @@ def trace_heatmaps(
     caption: str | None = None,
     theme: Theme = "light",
     panel_width: int = 340,
+    grey: bool = False,
 ) -> alt.VConcatChart:
     """A whole trace as one figure: a panel for each kind, title, caption and one legend.
 
@@ -243,13 +354,16 @@ def trace_heatmaps(
         trace: a result, whose own title, caption and unit are used where none is given, or a frame
             like that of `TraceResult.frame()`.
         panel_width: pixels.
+        grey: no colours, for a trace whose cells mean nothing.
     """
     import pandas as pd
+
+    from core.findings import cells
 
     if isinstance(trace, pd.DataFrame):
         frame = trace
     else:
-        frame = trace.frame()
+        frame = cells(trace)
         unit = unit or unit_of(trace)
         title = f"\u201c{trace.prompt.tweet}\u201d" if title is None else title
         caption = caption_of(trace) if caption is None else caption
@@ -266,10 +380,11 @@ def trace_heatmaps(
             labels="never" if i else "always",
             theme=theme,
             title=KINDS[kind],
+            grey=grey,
         ).properties(width=panel_width)
         for i, kind in enumerate(kinds)
     ]
-    ink, faint = ("#1c2128", "#57606a") if theme == "light" else ("#e6e8eb", "#9aa4af")
+    ink, faint = INK[theme], "#57606a" if theme == "light" else "#9aa4af"
     figure_width = panel_width * len(kinds) + 110
     figure: alt.VConcatChart = alt.vconcat(
         alt.hconcat(*panels, spacing=18),
@@ -319,64 +434,110 @@ def headline(result: TraceResult) -> str:
 
 
 def effect_line(result: TraceResult) -> str:
-    """What the corruption did to it, each number with its standard error over the samples."""
-    probability = result.under("probability")
+    """What the corruption did to it: the proxy clean and corrupted, and 95% intervals."""
+    reach = result.low_reach
     return (
-        f"Corrupted: {_with_error(probability.low, probability.low_error)}. "
-        f"Total effect: {_with_error(result.total_effect, result.low_error)} "
-        f"in {unit_of(result)}."
+        f"In {unit_of(result)}: {_rounded(result.high, reach)} clean, "
+        f"{_with_interval(result.low, reach)} corrupted; "
+        f"total effect {_with_interval(result.total_effect, reach)}."
     )
 
 
-def caption_of(result: TraceResult) -> str:
-    """What a cell is, its unit, how many samples it rests on, and with which settings."""
+def caption_of(result: TraceResult, *, shares: bool = False, words: bool = False) -> str:
+    """What a cell is, its unit, how many samples it rests on, and with which settings.
+
+    Args:
+        shares: effects are in percent of the total effect.
+        words: rows are words instead of tokens.
+    """
+    from core.findings import RULE
+
     settings = result.settings
+    unit = f"the total effect in {unit_of(result)}, in percent" if shares else unit_of(result)
+    drawn = settings.corruption in ("noise", "uniform")
     samples = f"{result.samples_done} noise sample{'s' if result.samples_done != 1 else ''}"
     if result.samples_done < result.samples_wanted:
         samples += f" of {result.samples_wanted}"
+    rests = f"the mean of {samples}" if drawn else "exact, since the corruption draws nothing"
+    said = [f"A cell is the {_cell_is(result, unit)}: {rests}."]
     windowed = [KINDS[kind] for kind in settings.kinds if kind != "hidden"]
-    window = ""
     if windowed:
         layers = f"{result.window} layers" if result.window != 1 else "1 layer"
-        window = f" {' and '.join(windowed)} cells restore {layers} around the one named."
-    noise = settings.noise_scale
+        done = "restore" if settings.direction == "restore" else "corrupt"
+        said.append(f"{' and '.join(windowed)} cells {done} {layers} around the one named.")
+    if settings.severed:
+        said.append(
+            f"The token's later {KINDS[settings.severed]} contributions stay as in the corrupted "
+            "run."
+        )
+    said.append(f"Starred tokens are corrupted with {_corrupted_with(result)}.")
+    if words:
+        said.append("A word's cells are those of its last token.")
+    if result.samples_done > 1:
+        said.append(RULE)
+    said.append("Hatched cells are fixed by construction; a frame marks the largest other one.")
     report = result.probe.report
-    return (
-        f"A cell is the change in {unit_of(result)} when one site of the corrupted run is put back "
-        f"to its clean state: the mean of {samples}.{window} Starred tokens are corrupted with "
-        f"Gaussian noise of {noise:g} standard deviation{'s' if noise != 1 else ''} "
-        f"(seed {settings.seed}). Hatched cells are what they are by construction. "
+    said.append(
         f"Model {result.model_name}; probe accuracy {report.accuracy:.1%} "
         f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts."
     )
+    return " ".join(said)
+
+
+def _cell_is(result: TraceResult, unit: str) -> str:
+    if result.settings.direction == "corrupt":
+        return f"loss in {unit} when one site of the clean run is put to its corrupted state"
+    return f"change in {unit} when one site of the corrupted run is put back to its clean state"
+
+
+def _corrupted_with(result: TraceResult) -> str:
+    settings = result.settings
+    if settings.corruption == "mean":
+        return "the mean embedding of the vocabulary"
+    if settings.counterfactual is not None:
+        return f"the tokens of \u201c{settings.counterfactual}\u201d"
+    noise = settings.noise_scale
+    name = "Gaussian" if settings.corruption == "noise" else "uniform"
+    plural = "s" if noise != 1 else ""
+    return f"{name} noise of {noise:g} standard deviation{plural} (seed {settings.seed})"
 
 
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _scale(end: float, theme: Theme) -> alt.Scale:
+def _scale(end: float, theme: Theme, grey: bool = False) -> alt.Scale:
+    colours = GREY if grey else RAMP[theme]
     return alt.Scale(
-        domain=[-end, -end / 2, 0, end / 2, end], range=list(RAMP[theme]), clamp=True, nice=False
+        domain=[-end, -end / 2, 0, end / 2, end], range=list(colours), clamp=True, nice=False
     )
 
 
-def _labels(frame: pd.DataFrame) -> list[str]:
-    """Labels of the tokens in their order, a star behind those that are corrupted."""
+def _labels(frame: pd.DataFrame) -> dict[int, str]:
+    """Labels of the tokens by position, a star behind those that are corrupted."""
     tokens = frame.drop_duplicates("position").sort_values("position")
-    return [
-        f"{token}{' *' if corrupted else ''}"
-        for token, corrupted in zip(tokens["token"], tokens["corrupted"], strict=True)
-    ]
+    return {
+        int(position): f"{token}{' *' if corrupted else ''}"
+        for position, token, corrupted in zip(
+            tokens["position"], tokens["token"], tokens["corrupted"], strict=True
+        )
+    }
 
 
-def _token_axis(tokens: Sequence[str], labels: Labels) -> alt.Axis | None:
+def literal(labels: Mapping[int, str]) -> str:
+    """A literal of Vega's expression language: JSON in ASCII is safe, whatever the tokens hold."""
+    return json.dumps({str(position): label for position, label in labels.items()})
+
+
+def _token_axis(tokens: Mapping[int, str], labels: Labels) -> alt.Axis | None:
     if labels == "never":
         return None
-    # JSON in ASCII is a safe literal of Vega's expression language, whatever the tokens hold.
-    label = f"{json.dumps(list(tokens))}[datum.value]"
+    label = f"({literal(tokens)})[datum.value]"
+    extent: dict[str, Any] = {}
     if labels == "narrow":
         # The mention of width makes Vega ask again whenever the chart is resized.
         label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
+    else:
+        extent = {"minExtent": _reach(tokens), "maxExtent": _reach(tokens)}
     return alt.Axis(
         title=None,
         labelExpr=label,
@@ -389,34 +550,76 @@ def _token_axis(tokens: Sequence[str], labels: Labels) -> alt.Axis | None:
         grid=False,
         ticks=False,
         domain=False,
+        **extent,
     )
 
 
-def _ticks(layers: int) -> list[int]:
+def _reach(tokens: Mapping[int, str]) -> int:
+    """Pixels that labels take, about; wide characters count twice."""
+    widths = [
+        sum(
+            1.0 if unicodedata.east_asian_width(character) in "NaHA" else 1.8 for character in label
+        )
+        for label in tokens.values()
+    ]
+    return min(LABEL_LIMIT, round(7 * max(widths, default=1))) + 10
+
+
+def _layer_axis(layers: int) -> dict[str, Any]:
+    return {
+        "title": "layer",
+        "titlePadding": 2,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelAngle": 0,
+        "labelOverlap": True,
+        "values": layer_ticks(layers),
+        "grid": False,
+        "ticks": False,
+        "domain": False,
+        "labelPadding": 4,
+    }
+
+
+def _panel_title(title: str) -> alt.TitleParams:
+    return alt.TitleParams(title, anchor="start", frame="group", fontSize=13, offset=6)
+
+
+def layer_ticks(layers: int) -> list[int]:
+    """Layers that are named on an axis: round and few."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if layers <= 13 * step)
     return list(range(0, layers, step))
 
 
 def _slim(cells: pd.DataFrame) -> pd.DataFrame:
     """Only what the chart reads, in the fewest bytes: it is sent anew for every noise sample."""
-    columns = ["layer", "position", "token", "effect", "standard_error", "trivial"]
-    return cells[columns].astype(
+    slim = cells[["layer", "position", "effect", "standard_error", "samples", "state"]]
+    return slim.astype(
         {
             "layer": "int16",
             "position": "int16",
             "effect": "float32",
             "standard_error": "float32",
-            "trivial": bool,
+            "samples": "int16",
+            "state": "uint8",
         }
     )
 
 
-def _with_error(mean: float, error: float) -> str:
-    """A mean to the second digit of its standard error, as far as there is one."""
-    if not math.isfinite(error) or error <= 0:
-        return f"{mean:.3g}".replace("-", "\u2212")
-    digits = min(max(1 - math.floor(math.log10(error)), 0), 6)
-    return f"{mean:.{digits}f} \u00b1 {error:.{digits}f}".replace("-", "\u2212")
+def _with_interval(mean: float, reach: float) -> str:
+    """A mean with its interval, to the second digit of the interval's half width."""
+    if not math.isfinite(reach) or reach <= 0:
+        return _rounded(mean, reach)
+    low, high = _rounded(mean - reach, reach), _rounded(mean + reach, reach)
+    return f"{_rounded(mean, reach)} ({low} to {high})"
+
+
+def _rounded(value: float, reach: float) -> str:
+    if not math.isfinite(reach) or reach <= 0:
+        return f"{value:.3g}".replace("-", "\u2212")
+    digits = min(max(1 - math.floor(math.log10(reach)), 0), 6)
+    shown = f"{value:.{digits}f}"
+    return (shown if float(shown) else shown.removeprefix("-")).replace("-", "\u2212")
 
 
 def _inline(cells: pd.DataFrame) -> alt.InlineData:
@@ -437,4 +640,4 @@ def _inline(cells: pd.DataFrame) -> alt.InlineData:
 
 
 def _wrapped(text: str, characters: int) -> list[str]:
-    return textwrap.wrap(text, characters, break_long_words=True)[:6]
+    return textwrap.wrap(text, characters, break_long_words=True)[:8]

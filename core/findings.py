@@ -46,7 +46,7 @@ UNDECIDED = math.log(4)
 """Nats; clean log-odds nearer to zero than this (P(positive) from 0.2 to 0.8) are no sentiment to
 locate."""
 
-KEPT = 0.5
+KEPT = 0.4
 """A corrupted run on the clean run's side with more than this share of its log-odds left has lost
 too little."""
 
@@ -206,8 +206,8 @@ def cells(result: TraceResult) -> pd.DataFrame:
     """`TraceResult.frame()` with what may be said of each cell.
 
     Columns beyond its own: p_value (adjusted; NaN where there is none), faded (the interval holds
-    zero; False where there is none), largest (of the panel, trivial cells out), word (index, -1 for
-    none).
+    zero; False where there is none), largest (of the panel, trivial cells out), exact (the
+    corruption draws nothing), word (index, -1 for none).
     """
     frame = result.frame()
     p = p_values(result)
@@ -218,6 +218,7 @@ def cells(result: TraceResult) -> pd.DataFrame:
     frame["faded"] = frame["p_value"] > FALSE_DISCOVERIES
     tops = {(kind, *top) for kind, top in result.top_cells.items()}
     frame["largest"] = [cell in tops for cell in at]
+    frame["exact"] = not _draws(result)
     words = np.array([token.word for token in result.prompt.tokens])
     frame["word"] = words[frame["position"].to_numpy()]
     return frame

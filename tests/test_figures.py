@@ -1,11 +1,15 @@
 """Figures, judged by their specification: data, encodings, one scale centred on zero."""
 
 import json
+import re
+from dataclasses import replace
 
 import altair as alt
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hand_made import CORRUPTED, LAYERS, TOKENS, make_frame
+from hand_made import CORRUPTED, LAYERS, TOKENS, TOTAL, make_frame
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import make_model
@@ -37,6 +41,14 @@ def token_axis(spec):
     return spec["layer"][0]["encoding"]["y"]["axis"]
 
 
+def literal_of(expression):
+    return expression.removeprefix("(").removesuffix(")[datum.value]")
+
+
+def labels_in(expression):
+    return list(json.loads(literal_of(expression)).values())
+
+
 @pytest.fixture(scope="module")
 def result():
     model = make_model("gpt2")
@@ -51,8 +63,8 @@ def test_a_panel_holds_the_cells_of_its_kind_and_only_what_it_draws():
     drawn = rows(panel(frame, "mlp"))
     expected = frame[frame["kind"] == "mlp"].reset_index(drop=True)
     assert list(drawn["effect"]) == pytest.approx(list(expected["effect"]))
-    assert list(drawn["token"]) == list(expected["token"])
-    assert set(drawn) == {"layer", "position", "token", "effect", "standard_error", "trivial"}
+    assert list(drawn["position"]) == list(expected["position"])
+    assert set(drawn) == {"layer", "position", "effect", "standard_error", "samples", "state"}
 
 
 def test_tokens_go_down_and_layers_across():
@@ -64,23 +76,136 @@ def test_tokens_go_down_and_layers_across():
 
 def test_corrupted_tokens_are_starred_and_the_others_are_not():
     expression = token_axis(panel())["labelExpr"]
-    labels = json.loads(expression.removesuffix("[datum.value]"))
-    assert labels == [
+    assert labels_in(expression) == [
         f"{token} *" if position < CORRUPTED else token for position, token in enumerate(TOKENS)
     ]
 
 
 def test_a_tooltip_says_token_layer_effect_and_standard_error():
     tooltip = panel()["layer"][0]["encoding"]["tooltip"]
-    assert [field["title"] for field in tooltip] == ["token", "layer", "effect", "standard error"]
+    assert [field["title"] for field in tooltip] == [
+        "token",
+        "layer",
+        "effect",
+        "standard error",
+        "samples",
+        "told from zero",
+    ]
 
 
 def test_trivial_cells_are_hatched():
     hatching = panel()["layer"][1]
     assert hatching["mark"]["type"] == "point"
-    assert hatching["transform"][-1] == {"filter": "datum.trivial"}
+    assert hatching["transform"][-1] == {"filter": "datum.state & 1"}
+    assert hatching["mark"]["shape"]  # a stroke, so that it is not told by colour alone
     drawn = rows(panel())
-    assert set(drawn.loc[drawn["trivial"], "layer"]) == {LAYERS - 1}
+    assert set(drawn.loc[drawn["state"] == 1, "layer"]) == {LAYERS - 1}
+
+
+def marked(**columns):
+    """The frame in which the named (layer, position) of the hidden states are marked."""
+    frame = make_frame()
+    for column, cells in columns.items():
+        at = zip(frame["kind"], frame["layer"], frame["position"], strict=True)
+        frame[column] = [kind == "hidden" and (layer, t) in cells for kind, layer, t in at]
+    return frame
+
+
+def drawn_shapes(spec):
+    """How vl-convert draws the rectangles: (fill opacity, stroke) by what is in the SVG."""
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(spec)
+    return [
+        dict(re.findall(r'([a-z-]+)="([^"]*)"', tag)) for tag in re.findall(r"<path[^>]*>", svg)
+    ]
+
+
+def test_cells_that_cannot_be_told_from_zero_are_drawn_faded():
+    faded = {(0, 0), (1, 2), (2, 3)}
+    shapes = drawn_shapes(panel(marked(faded=faded)))
+    assert sum(shape.get("opacity") == str(figures.FADED) for shape in shapes) == len(faded)
+
+
+def test_the_largest_cell_is_framed_and_so_is_the_chosen_one():
+    spec = panel(marked(largest={(4, 6)}), chosen=("hidden", 2, 3))
+    strokes = [shape.get("stroke") for shape in drawn_shapes(spec)]
+    assert strokes.count(figures.INK["light"]) == 1
+    assert strokes.count(figures.CHOSEN["light"]) == 1
+    elsewhere = panel(marked(largest={(4, 6)}), kind="mlp", chosen=("hidden", 2, 3))
+    assert figures.CHOSEN["light"] not in [s.get("stroke") for s in drawn_shapes(elsewhere)]
+
+
+def test_another_chosen_cell_changes_the_data_alone():
+    specs = []
+    for cell in (("hidden", 2, 3), ("hidden", 4, 1), None):
+        spec = panel(chosen=cell)
+        (name,) = spec.pop("datasets")
+        specs.append(json.dumps(spec).replace(name, "data"))
+    assert specs[0] == specs[1] == specs[2]
+
+
+def test_a_trace_that_means_nothing_has_no_colours():
+    ramp = panel(grey=True)["layer"][0]["encoding"]["color"]["scale"]["range"]
+    for colour in ramp:
+        red, green, blue = re.findall(r"\d+", colour)[:3]
+        assert red == green == blue
+
+
+def test_a_click_names_layer_and_position():
+    (parameter,) = panel(select="cell")["params"]
+    assert parameter["name"] == "cell"
+    assert parameter["select"]["fields"] == ["layer", "position"]
+
+
+def test_effects_can_be_shares_of_the_total_effect():
+    frame = make_frame()
+    shares = figures.as_shares(frame)
+    assert shares["effect"].tolist() == pytest.approx((100 * frame["effect"] / TOTAL).tolist())
+    assert shares["standard_error"].tolist() == pytest.approx([100 * 0.1 / abs(TOTAL)] * len(frame))
+
+
+def test_rows_that_are_left_out_leave_the_others_their_names():
+    frame = make_frame()
+    frame = frame[frame["position"].isin([1, 3, 6])]
+    spec = panel(frame)
+    assert json.loads(literal_of(token_axis(spec)["labelExpr"])) == {
+        "1": f"{TOKENS[1]} *",
+        "3": f"{TOKENS[3]} *",
+        "6": TOKENS[6],
+    }
+    assert spec["height"] == 3 * figures.ROW
+
+
+def test_title_and_layers_can_stand_above_a_panel_that_scrolls():
+    frame = make_frame(tokens=tuple(f"t{i}" for i in range(60)))
+    below = panel(frame, strip=True, title="Hidden state")
+    above = figures.layer_strip(frame, "hidden", title="Hidden state").to_dict()
+    assert "title" not in below
+    assert all(layer["encoding"]["x"]["axis"] is None for layer in below["layer"])
+    assert above["title"]["text"] == "Hidden state"
+    assert above["encoding"]["x"]["axis"]["orient"] == "top"
+    # Both keep the same room for the labels, so that a layer stands above its own column.
+    room = [axis["minExtent"] for axis in (token_axis(below), above["encoding"]["y"]["axis"])]
+    assert room[0] == room[1]
+
+
+@pytest.mark.parametrize(("layers", "tokens"), [(30, 90), (48, 110)])
+def test_a_long_tweet_is_sent_in_less_than_a_megabyte(layers, tokens):
+    """As rows of JSON; Streamlit sends them as Arrow columns, in a fraction of that."""
+    frame = make_frame(tokens=tuple(f"\u00b7t{i}" for i in range(tokens)), layers=layers)
+    rng = np.random.default_rng(0)
+    frame["effect"] += rng.standard_normal(len(frame))
+    frame["standard_error"] += rng.random(len(frame))
+    with alt.data_transformers.enable("default", max_rows=None):
+        sizes = [len(json.dumps(panel(frame, kind))) for kind in ("hidden", "mlp", "attn")]
+    assert max(sizes) < 1_000_000
+    columns = [pa.Table.from_pandas(figures._slim(part)).nbytes for part in parts_of(frame)]
+    assert sum(columns) < 400_000
+
+
+def parts_of(frame):
+    return [frame[frame["kind"] == kind].assign(state=0) for kind in ("hidden", "mlp", "attn")]
 
 
 def test_one_sample_has_no_standard_error():
@@ -111,7 +236,7 @@ def test_a_tall_panel_names_its_layers_above_too():
         [layer["encoding"]["x"]["axis"]["orient"] for layer in spec["layer"]]
         for spec in (short, tall)
     ]
-    assert sides == [["bottom", "bottom"], ["bottom", "bottom", "top"]]
+    assert sides == [["bottom"] * 4, ["bottom"] * 4 + ["top"]]
     assert tall["resolve"] == {"axis": {"x": "independent"}}
 
 
@@ -132,9 +257,9 @@ def test_labels_can_be_kept_for_narrow_windows_or_left_out():
 def test_what_a_token_holds_is_never_code():
     nasty = ('"]+alert(1)+["', "\\", "\u2028", "<b>bold</b>", "'", "\n")
     frame = make_frame(tokens=nasty)
-    expression = token_axis(panel(frame))["labelExpr"].removesuffix("[datum.value]")
+    expression = token_axis(panel(frame))["labelExpr"]
     assert expression.isascii()
-    assert [label.removesuffix(" *") for label in json.loads(expression)] == list(nasty)
+    assert [label.removesuffix(" *") for label in labels_in(expression)] == list(nasty)
 
 
 def test_a_kind_that_was_not_traced_is_refused():
@@ -254,8 +379,6 @@ def test_another_proxy_is_another_figure_of_the_same_run(result):
 
 
 def test_a_partial_result_says_how_many_samples_it_rests_on(result):
-    from dataclasses import replace
-
     wanted = replace(result, settings=replace(result.settings, samples=10))
     assert "3 noise samples of 10" in figures.caption_of(wanted)
 
@@ -263,25 +386,45 @@ def test_a_partial_result_says_how_many_samples_it_rests_on(result):
 def test_the_words_on_top(result):
     headline, line = figures.headline(result), figures.effect_line(result)
     assert headline.startswith(("Positive, P(positive) ", "Negative, P(positive) "))
-    assert line.startswith("Corrupted: ")
-    assert "Total effect: " in line
-    assert line.count("\u00b1") == 2
-    assert line.endswith(f"in {PROXIES['log_odds']}.")
+    assert line.startswith(f"In {PROXIES['log_odds']}: ")
+    assert line.count(" to ") == 2
 
 
 @pytest.mark.parametrize(
-    ("mean", "error", "shown"),
+    ("mean", "reach", "shown"),
     [
-        (-4.7312, 0.118, "\u22124.73 \u00b1 0.12"),
-        (0.19911, 0.0163, "0.199 \u00b1 0.016"),
-        (12.3, 2.5, "12.3 \u00b1 2.5"),
-        (120.4, 31.0, "120 \u00b1 31"),
+        (-4.7312, 0.218, "\u22124.73 (\u22124.95 to \u22124.51)"),
+        (0.19911, 0.0163, "0.199 (0.183 to 0.215)"),
+        (12.3, 2.5, "12.3 (9.8 to 14.8)"),
+        (0.1, 31.0, "0 (\u221231 to 31)"),
         (0.19911, float("nan"), "0.199"),
         (0.5, 0.0, "0.5"),
     ],
 )
-def test_a_mean_is_given_to_the_second_digit_of_its_error(mean, error, shown):
-    assert figures._with_error(mean, error) == shown
+def test_a_mean_is_given_to_the_second_digit_of_its_interval(mean, reach, shown):
+    assert figures._with_interval(mean, reach) == shown
+
+
+def settled(result, **settings):
+    return replace(result, settings=replace(result.settings, **settings))
+
+
+def test_a_caption_says_what_was_asked(result):
+    for settings, said in [
+        ({"corruption": "uniform"}, "uniform noise of 3 standard deviations"),
+        ({"corruption": "mean"}, "the mean embedding of the vocabulary"),
+        ({"corruption": "mean"}, "exact, since the corruption draws nothing"),
+        (
+            {"corruption": "counterfactual", "counterfactual": "bad day"},
+            "the tokens of \u201cbad day\u201d",
+        ),
+        ({"direction": "corrupt"}, "loss in"),
+        ({"kinds": ("hidden",), "severed": "mlp"}, "later MLP contributions stay"),
+    ]:
+        assert said in figures.caption_of(settled(result, **settings))
+    assert "in percent" in figures.caption_of(result, shares=True)
+    assert "last token" in figures.caption_of(result, words=True)
+    assert "Benjamini and Hochberg" in figures.caption_of(result)
 
 
 @pytest.mark.parametrize(

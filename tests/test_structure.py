@@ -56,6 +56,7 @@ ORDER = [
     "metadata",
     "recipes",
     "figures",
+    "trace_figures",
     "probe_figures",
     "average_figures",
     "intervention_figures",
