@@ -404,6 +404,65 @@ def encode(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def probes(found: dict[str, Any]) -> list[str]:
+    """Probes beside their controls, a table for each data set."""
+    lines = [
+        "## Probes",
+        "",
+        machine_line(found),
+        "",
+        f"Probes of {found['model']} and their controls, judged on held-out texts "
+        "(`python -m benchmarks.probes`); in brackets are 95% bootstrap intervals. The controls "
+        "that read the model are those of each probe; `core/controls.py` says what each is.",
+        "",
+    ]
+    for data in dict.fromkeys(row["data"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["data"] == data]
+        first = rows[0]
+        lines += [
+            f"### {data}: {first['texts']:,} texts, {first['folds']} folds",
+            "",
+            *table(
+                ("", "accuracy", "balanced accuracy", "macro-F1", "ROC-AUC", "Brier score"),
+                [line for row in rows for line in _judged(row, shared=row is first)],
+            ),
+            "",
+            *(f"- {row['features']}: {row['verdict']}" for row in rows),
+            "",
+            "Accuracy by layer, from 0: "
+            + " ".join(f"{100 * accuracy:.1f}" for accuracy in first["layers"])
+            + ".",
+            "",
+        ]
+    return lines
+
+
+OF_ANY_PROBE = ("the majority class", "the raw rule", "bag of words", "the VADER lexicon")
+"""Controls that are the same whatever the probe reads."""
+
+
+def _judged(row: dict[str, Any], *, shared: bool) -> list[list[str]]:
+    """A probe's row and those of its controls; shared ones where they are wanted."""
+    at = "" if row["layer"] is None else f", layer {row['layer']}"
+    judged = [(f"**{row['features']}{at}**", row["scores"])]
+    for control in row["controls"]:
+        if control["name"] not in OF_ANY_PROBE:
+            judged.append((f"{row['features']}: {control['name']}", control["scores"]))
+        elif shared:
+            judged.append((control["name"], control["scores"]))
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "brier")
+    return [
+        [
+            name,
+            *(
+                f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+                for score in (scores[metric] for metric in names)
+            ),
+        ]
+        for name, scores in judged
+    ]
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -419,6 +478,7 @@ def report() -> str:
         lines += traces(path.stem, found)
     for name, section in (
         ("encode", encode),
+        ("probes", probes),
         ("kernels", kernels),
         ("memory", memory),
         ("precision", precision),

@@ -114,7 +114,7 @@ def label_rows(
     """
     import pandas as pd
 
-    text, label = _choose_columns(table, text, label)
+    text, label = choose_columns(table, text, label)
     reading = _answered(read_labels(table, label), mapping, neutral, table.delimiter)
     meaning, graded = reading.meaning, reading.graded
     codes, distinct = pd.factorize(table.frame[label])
@@ -212,7 +212,14 @@ def _answered(
     return reading
 
 
-def _choose_columns(table: Table, text: str | None, label: str | None) -> tuple[str, str]:
+def choose_columns(
+    table: Table, text: str | None = None, label: str | None = None
+) -> tuple[str, str]:
+    """The columns of the texts and of the labels; those found in the table if not given.
+
+    Raises:
+        ValueError: it is not clear which they are, or there are no two columns.
+    """
     text = table.text if text is None else text
     label = table.label if label is None else label
     for role, column in (("text", text), ("label", label)):

@@ -206,6 +206,7 @@ def test_rows_that_cannot_be_used_are_listed_and_can_be_saved():
         ("empty.csv", "", "empty"),
         ("noise.csv", "\0\1\2\3" * 50, "noise.csv"),
         ("**bold**.csv", "", "**bold**.csv"),
+        ("texts.csv", "good day, all\nbad day\nfine, so, fine\n", "so its texts have no labels"),
     ],
 )
 def test_a_file_that_is_no_table_gets_one_sentence(name, content, sentence):

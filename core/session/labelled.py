@@ -183,11 +183,13 @@ def fetching(name: str, split: str) -> Work:
 
 def _labels_choice(table: Table, origin: object) -> Data | None:
     """Which columns hold the texts and the labels, and what the labels mean."""
-    from core.labelling import label_rows, read_labels
+    from core.labelling import choose_columns, label_rows, read_labels
 
     st.caption(plain(table.describe()))
     left, right = st.columns(2)
     columns = list(table.columns)
+    if len(columns) == 1:
+        choose_columns(table)  # says that this is no table of texts and labels
     text, label = (
         place.selectbox(
             f"Column of the {role}s",
