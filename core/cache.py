@@ -65,10 +65,7 @@ def write_folder_beside(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for folder, _, files in os.walk(temporary):
-            for name in files:
-                _flush(Path(folder) / name)
-            _flush(Path(folder))
+        flush_folder(temporary)
         if path.exists():
             # A folder cannot be renamed over a full one. The old one gets a leftover's name first,
             # so an interruption in the removal leaves no damaged folder under the final name.
@@ -81,6 +78,14 @@ def write_folder_beside(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _flush(path.parent)
+
+
+def flush_folder(path: Path) -> None:
+    """Ask the system to put a folder and all files in it on the disk before going on."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            _flush(Path(folder) / name)
+        _flush(Path(folder))
 
 
 def remove_leftovers(path: Path) -> None:

@@ -2,12 +2,15 @@
 
 Only safetensors weights, the configuration and the tokenizer's files are taken: nothing that runs
 code when it is loaded. Every file is compared with the checksum that the hub lists for the
-revision, and the folder gets its name when all of them are there. ``HF_ENDPOINT`` names another
+revision, and the folder gets its name when all of them are there. Until then what arrived lies in a
+hidden folder beside it, from which an interrupted download goes on. ``HF_ENDPOINT`` names another
 hub, ``HF_HUB_OFFLINE=1`` forbids asking any.
 
 ``huggingface_hub`` is imported when something is fetched, not before.
 """
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -15,16 +18,21 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from core.cache import lock, remove_leftovers, sha256, write_folder_beside
+from core.cache import flush_folder, lock, remove_leftovers, sha256
 
 if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 MANIFEST = "sentitrace.json"  # written last: says what the folder is
 ANSWER_SECONDS = 4.0  # how long the hub may take to say what it has
+PART_SECONDS = 10.0  # how long the next part of a file may keep us waiting
+ATTEMPTS = 4  # to go on with a file after its connection was cut
+SPARE_BYTES = 200 * 2**20  # that a download leaves free on the disk
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -41,6 +49,8 @@ _SIDE_FILES = (
     "tokenizer.model",
 )
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_FETCHING = ".fetching"
+Progress = Callable[[int, int], None]
 
 
 class HubError(ValueError):
@@ -77,45 +87,87 @@ def write_description(folder: Path, *, key: str, source: str, revision: str) -> 
     (folder / MANIFEST).write_text(json.dumps(description, indent=2) + "\n", "utf-8")
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What the hub has: how many bytes a download fetches, at which commit."""
+
+    hub_id: str
+    bytes: int
+    commit: str
+
+
+def look_up(hub_id: str, *, revision: str = "main", timeout: float = ANSWER_SECONDS) -> Offer:
+    """Ask the hub how large a model is; raises as `download_model` does."""
+    info = _ask(hub_id, revision, timeout)
+    files = choose_files(hub_id, info.siblings or [])
+    return Offer(hub_id, sum(file.size or 0 for file in files), str(info.sha))
+
+
 def download_model(
     hub_id: str,
     folder: Path,
     *,
     revision: str = "main",
     timeout: float = ANSWER_SECONDS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    accept: Callable[[Path], None] | None = None,
 ) -> Path:
     """Fetch the model ``hub_id`` of the hub into ``folder`` and return it; at once if it is there.
 
     The commit that ``revision`` stands for is recorded in sentitrace.json. ``timeout`` (seconds) is
     for the hub's first answer. ``progress(done, total)`` is told bytes, and may raise to stop the
-    download, which then leaves nothing behind. Raises HubUnreachable when the hub does not answer
-    in time, and HubError when there is no such model, it has no safetensors weights, or what
-    arrives is cut short or differs from the hub's checksum.
+    download; the next one of the same commit goes on from there. ``accept`` is given the path of
+    config.json before any weights are fetched, and may raise to refuse the model.
+
+    Raises HubUnreachable when the hub does not answer in time, and HubError when there is no such
+    model, it may not be fetched, it has no safetensors weights, the disk is too full, or what
+    arrives is cut short or differs from the hub's checksum. Nothing but a whole model is ever at
+    ``folder``.
     """
     folder = Path(folder)
     if describe_folder(folder) is not None:
         return folder
     info = _ask(hub_id, revision, timeout)
     files = choose_files(hub_id, info.siblings or [])
-    total = sum(file.size or 0 for file in files)
     with lock(f"model-{folder.name}"):
         if describe_folder(folder) is not None:
             return folder  # another process fetched it while this one waited
         remove_leftovers(folder)
-        with write_folder_beside(folder) as temporary:
-            done = 0
-            for file in files:
-                _fetch(hub_id, file.rfilename, info.sha, temporary, progress, done, total)
-                _check(temporary / file.rfilename, file)
-                done += file.size or 0
-                if progress is not None:
-                    progress(done, total)
-            shutil.rmtree(temporary / ".cache", ignore_errors=True)
-            write_description(
-                temporary, key=folder.name, source=f"hub: {hub_id}", revision=str(info.sha)
-            )
+        partial = folder.with_name(f".{folder.name}.{info.sha}{_FETCHING}")
+        for other in unfinished(folder):
+            if other != partial:
+                shutil.rmtree(other, ignore_errors=True)  # of another commit
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            _fetch_all(hub_id, str(info.sha), files, partial, progress, accept)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise HubError(
+                    f"{hub_id!r} cannot be kept in {folder.parent} ({error.strerror}): "
+                    "make that folder writable, or name another by SENTITRACE_HOME."
+                ) from error
+            shutil.rmtree(partial, ignore_errors=True)
+            raise HubError(
+                f"The disk became full while {hub_id!r} was fetched: make room, or remove a model, "
+                "and try again."
+            ) from error
+        write_description(partial, key=folder.name, source=f"hub: {hub_id}", revision=str(info.sha))
+        flush_folder(partial)
+        shutil.rmtree(folder, ignore_errors=True)  # without a description it was no model
+        os.replace(partial, folder)
     return folder
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Hidden folders beside ``folder`` with what arrived of it before a download broke off."""
+    return sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*{_FETCHING}"))
+
+
+def discard(folder: Path) -> None:
+    """Remove what arrived of a model whose download broke off."""
+    with lock(f"model-{folder.name}"):
+        for partial in unfinished(folder):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def choose_files(hub_id: str, siblings: "list[RepoSibling]") -> "list[RepoSibling]":
@@ -178,7 +230,7 @@ def _ask(hub_id: str, revision: str, timeout: float) -> "ModelInfo":
         case OfflineModeIsEnabled():
             raise HubUnreachable(f"{cannot}: HF_HUB_OFFLINE forbids asking the hub.")
         case GatedRepoError():
-            raise HubError(f"{hub_id!r} asks for an agreement on the hub: log in there first.")
+            raise _refused(hub_id, "", answer)
         case RevisionNotFoundError():
             raise HubError(f"{hub_id!r} has no revision {revision!r}: choose one that it has.")
         case RepositoryNotFoundError() | HFValidationError():
@@ -190,31 +242,142 @@ def _ask(hub_id: str, revision: str, timeout: float) -> "ModelInfo":
     return answer
 
 
-def _fetch(
+def _fetch_all(
     hub_id: str,
-    name: str,
-    commit: str | None,
+    commit: str,
+    files: "list[RepoSibling]",
     folder: Path,
-    progress: Callable[[int, int], None] | None,
-    done: int,
-    total: int,
+    progress: Progress | None,
+    accept: Callable[[Path], None] | None,
 ) -> None:
-    from httpx2 import HTTPError
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(
-            hub_id,
-            name,
-            revision=commit,
-            local_dir=folder,
-            endpoint=_endpoint(),
-            tqdm_class=_meter(progress, done, total),
-        )
-    except (HTTPError, OSError) as error:
+    total = sum(file.size or 0 for file in files)
+    missing = total - sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    free = shutil.disk_usage(folder).free
+    if missing + SPARE_BYTES > free:
+        if missing == total:
+            shutil.rmtree(folder, ignore_errors=True)
         raise HubError(
-            f"{name} of {hub_id!r} did not arrive whole ({_first_line(error)}): try again."
-        ) from error
+            f"{hub_id!r} needs {(missing + SPARE_BYTES) / 1e6:,.0f} MB on the disk, and "
+            f"{free / 1e6:,.0f} MB are free: make room, or remove a model."
+        )
+    done = 0
+    for file in files:
+        path = folder / file.rfilename
+        before = done
+        if not path.exists():
+
+            def told(count: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(min(before + count, total), total)
+
+            _fetch(hub_id, commit, file, path, told)
+        done += file.size or 0
+        if progress is not None:
+            progress(done, total)
+        if accept is not None and file.rfilename == "config.json":
+            try:
+                accept(path)
+            except ValueError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+
+def _fetch(
+    hub_id: str, commit: str, file: "RepoSibling", path: Path, told: Callable[[int], None]
+) -> None:
+    """Fetch one file, going on from what arrived earlier, and give it its name when it is right."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    part = path.with_name(f"{path.name}.part")
+    size = file.size or 0
+    if part.exists() and part.stat().st_size > size:
+        part.unlink()
+    reason: Exception | str = "it is shorter than the hub lists"
+    for _ in range(ATTEMPTS):
+        start = part.stat().st_size if part.exists() else 0
+        if start == size and part.exists():
+            break
+        try:
+            _receive(hub_id, commit, file.rfilename, part, start, size, told)
+        except HfHubHTTPError as error:
+            raise _refused(hub_id, file.rfilename, error) from error
+        except HTTPError as error:
+            reason = error
+        if part.exists() and part.stat().st_size <= start:
+            break  # nothing arrived: the next attempt is left to the person
+    if not part.exists() or part.stat().st_size != size:
+        raise HubError(
+            f"{file.rfilename} of {hub_id!r} did not arrive whole ({_first_line(reason)}): "
+            "try again, and the download goes on where it is."
+        )
+    try:
+        _check(part, file)
+    except HubError:
+        part.unlink()
+        raise
+    os.replace(part, path)
+
+
+def _receive(
+    hub_id: str,
+    commit: str,
+    name: str,
+    part: Path,
+    start: int,
+    size: int,
+    told: Callable[[int], None],
+) -> None:
+    """Append to ``part`` what the hub sends from byte ``start`` on, up to ``size`` bytes in all."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # not in their __all__
+        build_hf_headers,
+        hf_raise_for_status,
+    )
+
+    address = hf_hub_url(hub_id, name, revision=commit, endpoint=_endpoint())
+    headers = build_hf_headers()
+    # Bytes of the file itself: a part of something packed could not be gone on with.
+    headers["Accept-Encoding"] = "identity"
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    stream = get_session().stream(
+        "GET", address, headers=headers, timeout=PART_SECONDS, follow_redirects=True
+    )
+    with stream as answer:
+        hf_raise_for_status(answer)
+        if start and answer.status_code != 206:
+            start = 0  # the whole file comes anew
+        with open(part, "r+b" if start else "wb") as file:
+            file.seek(start)
+            file.truncate()
+            received = start
+            for chunk in answer.iter_bytes():
+                file.write(chunk[: size - received])
+                received += len(chunk)
+                if received > size:
+                    file.flush()
+                    return  # longer than listed: the checksum will tell
+                told(received)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _refused(hub_id: str, name: str, error: "HfHubHTTPError") -> HubError:
+    """The sentence for a file that the hub does not hand out."""
+    status = error.response.status_code
+    if status in (401, 403):
+        return HubError(
+            f"{hub_id!r} asks for an agreement on the hub: accept it on the model's page and log "
+            "in with `hf auth login`."
+        )
+    if status in (404, 410):
+        return HubError(f"The hub has no {name} of {hub_id!r} any more: choose another model.")
+    if status in (429, 500, 502, 503, 504):
+        return HubError(
+            f"The hub is busy (status {status} for {name} of {hub_id!r}): try again later."
+        )
+    return HubError(f"The hub refused {name} of {hub_id!r} with status {status}.")
 
 
 def _check(path: Path, listed: "RepoSibling") -> None:
@@ -229,26 +392,9 @@ def _check(path: Path, listed: "RepoSibling") -> None:
         raise HubError(f"The hub lists no checksum for {listed.rfilename}, so it is not taken.")
     if found != expected:
         raise HubError(
-            f"{listed.rfilename} has the checksum {found}, but the hub lists {expected}: try again."
+            f"{listed.rfilename} has the checksum {found}, but the hub lists {expected}: it was "
+            "altered on its way; try again."
         )
-
-
-def _meter(progress: Callable[[int, int], None] | None, done: int, total: int) -> Any:
-    """Return a silent progress bar class that passes on how many bytes of all are there."""
-    from tqdm import tqdm
-
-    class Meter(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            self.received = int(options.get("initial") or 0)
-            options["disable"] = True
-            super().__init__(*args, **options)
-
-        def update(self, n: float | None = 1) -> None:
-            self.received += int(n or 0)
-            if progress is not None:
-                progress(min(done + self.received, total), total)
-
-    return Meter
 
 
 def _endpoint() -> str | None:
@@ -256,6 +402,6 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | str) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

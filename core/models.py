@@ -755,6 +755,17 @@ def _unsupported(family: object) -> UnsupportedModel:
     )
 
 
+def check_family(config: Path) -> None:
+    """Refuse a model whose config.json names a family that cannot be traced.
+
+    Raises:
+        UnsupportedModel: the family has no row in `FAMILIES`.
+    """
+    family = _read_json(config).get("model_type")
+    if family not in FAMILIES:
+        raise _unsupported(family)
+
+
 def default_device() -> torch.device:
     """CUDA if there, else MPS, else CPU."""
     if torch.cuda.is_available():
@@ -802,9 +813,7 @@ def load_model(
     if dtype not in DTYPES:
         raise ValueError(f"The dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}.")
     folder = _find_folder(str(name), progress)
-    settings = _read_json(folder / "config.json")
-    if settings.get("model_type") not in FAMILIES:
-        raise _unsupported(settings.get("model_type"))
+    check_family(folder / "config.json")
     target = default_device() if device is None else _usable(device)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if untrained:
@@ -864,7 +873,7 @@ def _find_folder(name: str, progress: Callable[[int, int], None] | None) -> Path
                 f"The model {name!r} is not prepared yet; run `python -m core setup` first."
             )
         hub_id = REGISTRY[name].hub_id if name in REGISTRY else name
-        hub.download_model(hub_id, folder, progress=progress)
+        hub.download_model(hub_id, folder, progress=progress, accept=check_family)
         return folder
     folder = Path(name)
     if not (folder / "config.json").is_file():

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from core import hub, metadata
+from core import hub, metadata, shelf
 from core.kept import ENGINE
-from core.models import DTYPES, Model, is_on_disk, load_model, model_folder
+from core.models import DTYPES, EMBEDDED, Model, is_on_disk, load_model, model_folder
 from core.probes import Probe
 from core.results import TraceResult, TraceSettings
 from core.trace import trace
@@ -269,8 +269,6 @@ def _is_twin(identity: str) -> bool:
 
 
 def _download(name: str, revision: str | None, fetching: Callable[[int, int], None] | None) -> None:
-    from core.models import EMBEDDED, REGISTRY
-
     if name == EMBEDDED:
         return  # set-up prepares it, and loading says so
     if Path(name).is_absolute() or name.startswith("."):
@@ -278,8 +276,7 @@ def _download(name: str, revision: str | None, fetching: Callable[[int, int], No
             f"The recipe's model is the local folder {name!r}, which is not here; give the folder "
             "that the model is in."
         )
-    hub_id = REGISTRY[name].hub_id if name in REGISTRY else name
-    hub.download_model(hub_id, model_folder(name), revision=revision or "main", progress=fetching)
+    shelf.download(name, revision=revision or "main", progress=fetching)
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PART = 4096
 
 
 @dataclass
@@ -19,7 +20,12 @@ class Hub:
     models: dict[str, Path]
     cut_after: dict[str, int] = field(default_factory=dict)  # file name -> bytes sent of it
     altered: set[str] = field(default_factory=set)  # file names sent with one bit flipped
+    longer: set[str] = field(default_factory=set)  # file names sent with more bytes than listed
+    refused: dict[str, int] = field(default_factory=dict)  # name, or "listing" -> status
     seconds_to_answer: float = 0.0
+    seconds_a_part: float = 0.0  # files come in drops of `PART` bytes, this far apart
+    ranges: bool = True  # whether a file can be gone on with
+    sent: dict[str, int] = field(default_factory=dict)  # file name -> bytes sent of it
     asked: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -57,6 +63,12 @@ def serve(models: dict[str, Path]) -> Iterator[Hub]:
             # Not time.sleep, which a test may have made quick.
             threading.Event().wait(hub.seconds_to_answer)
             for hub_id, folder in hub.models.items():
+                name = "listing" if path.startswith("/api/") else path.rpartition("/")[2]
+                if hub_id in path and name in hub.refused:
+                    status = hub.refused[name]
+                    error = "GatedRepo" if status in (401, 403) else ""
+                    self.send(b"", "nothing", send_body=False, status=status, error=error)
+                    return
                 if path == f"/api/models/{hub_id}/revision/main":
                     files = [_checksums(file) for file in sorted(folder.iterdir())]
                     listing = {"id": hub_id, "sha": COMMIT, "siblings": files}
@@ -72,9 +84,19 @@ def serve(models: dict[str, Path]) -> Iterator[Hub]:
         def send(
             self, body: bytes, name: str, *, send_body: bool, status: int = 200, error: str = ""
         ) -> None:
+            whole = body
+            if name in hub.longer:
+                body = body + b"more"
+            if name in hub.altered:
+                body = body[:-1] + bytes([body[-1] ^ 1])
+            start = 0
+            wanted = self.headers.get("Range", "")
+            if wanted.startswith("bytes=") and hub.ranges and status == 200:
+                start, status = int(wanted[6:].partition("-")[0]), 206
+                body = body[start:]
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("ETag", f'"{hashlib.sha256(whole).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             if error:
                 self.send_header("X-Error-Code", error)
@@ -83,11 +105,20 @@ def serve(models: dict[str, Path]) -> Iterator[Hub]:
             self.end_headers()
             if not send_body:
                 return
-            if name in hub.altered:
-                body = body[:-1] + bytes([body[-1] ^ 1])
             if name in hub.cut_after:
                 self.close_connection = True
-            self.wfile.write(body[: hub.cut_after.get(name)])
+                body = body[: max(hub.cut_after[name] - start, 0)]
+            size = PART if hub.seconds_a_part else max(len(body), 1)
+            for place in range(0, len(body), size):
+                part = body[place : place + size]
+                try:
+                    self.wfile.write(part)
+                    self.wfile.flush()
+                except OSError:  # the other side has gone
+                    self.close_connection = True
+                    return
+                hub.sent[name] = hub.sent.get(name, 0) + len(part)
+                threading.Event().wait(hub.seconds_a_part)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -1,0 +1,126 @@
+"""The model manager: what is on disk, and what happens when a download cannot go well."""
+
+import json
+
+import pytest
+from hub_server import COMMIT, serve
+from tiny_models import save_folder
+
+from core import hub, shelf
+from core.models import EMBEDDED, UnsupportedModel, is_on_disk, load_model, model_folder
+
+HUB_ID = "someone/tiny-gpt2"
+OTHER = "someone/strange"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    tiny = save_folder(tmp_path_factory.mktemp("tiny"), "gpt2", layers=2)
+    strange = save_folder(tmp_path_factory.mktemp("strange"), "gpt2", layers=2)
+    config = json.loads((strange / "config.json").read_text())
+    (strange / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+    return {HUB_ID: tiny, OTHER: strange, "openai-community/gpt2": tiny}
+
+
+@pytest.fixture
+def served(folders, own_home, monkeypatch):
+    with serve(folders) as hub_in_miniature:
+        monkeypatch.setenv("HF_ENDPOINT", hub_in_miniature.address)
+        yield hub_in_miniature
+
+
+def test_an_empty_cache_has_no_models(own_home):
+    assert shelf.shelved() == []
+    assert shelf.unfinished() == []
+    assert shelf.free_bytes() > 0
+
+
+def test_a_model_is_listed_with_size_origin_and_revision_and_removed(served, folders, own_home):
+    offer = shelf.look_up(HUB_ID)
+    told = []
+    folder = shelf.download(HUB_ID, progress=lambda *bytes_: told.append(bytes_))
+    assert told[-1] == (offer.bytes, offer.bytes)
+    (model,) = shelf.shelved()
+    assert (model.name, model.origin, model.revision) == (HUB_ID, HUB_ID, COMMIT)
+    assert (model.family, model.layers, model.supported) == ("gpt2", 2, True)
+    assert not model.bundled
+    assert model.bytes == offer.bytes + (folder / hub.MANIFEST).stat().st_size
+    assert load_model(HUB_ID).layers == 2
+
+    shelf.remove(HUB_ID)
+    assert shelf.shelved() == []
+    assert list((own_home / "models").glob("*")) == []
+    with pytest.raises(ValueError, match="'someone/tiny-gpt2' is not on this disk"):
+        shelf.remove(HUB_ID)
+
+
+def test_a_key_of_the_registry_is_fetched_by_its_hub_id(served):
+    shelf.download("gpt2")
+    assert is_on_disk("gpt2")
+    (model,) = shelf.shelved()
+    assert (model.name, model.origin) == ("gpt2", "openai-community/gpt2")
+
+
+def test_a_download_that_was_stopped_is_listed_gone_on_with_and_discarded(served):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total):
+        if done > total // 2:
+            raise Stopped
+
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            shelf.download(HUB_ID, progress=stop)
+        (waiting,) = shelf.unfinished()
+        assert (waiting.name, waiting.commit) == (HUB_ID, COMMIT)
+        assert waiting.bytes > 0
+        assert shelf.shelved() == []
+    shelf.discard(HUB_ID)
+    assert shelf.unfinished() == []
+    with pytest.raises(Stopped):
+        shelf.download(HUB_ID, progress=stop)
+    shelf.download(HUB_ID)
+    assert shelf.unfinished() == []
+    assert [model.name for model in shelf.shelved()] == [HUB_ID]
+
+
+def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(served):
+    for fetch in (shelf.download, load_model):
+        with pytest.raises(
+            UnsupportedModel, match="family 'mamba' cannot be traced yet; supported"
+        ):
+            fetch(OTHER)
+    assert "model.safetensors" not in served.sent
+    assert shelf.unfinished() == []
+    assert not model_folder(OTHER).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("listing", 401), ("model.safetensors", 403), ("tokenizer.json", 404)]
+)
+def test_what_is_refused_leaves_no_model(served, name, status):
+    served.refused[name] = status
+    with pytest.raises(hub.HubError, match=r"^[^\n]+\.$"):
+        shelf.download(HUB_ID)
+    assert shelf.shelved() == []
+    served.refused.clear()
+    shelf.download(HUB_ID)
+    assert [model.name for model in shelf.shelved()] == [HUB_ID]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "../x", "a/b/c", "a b", "/etc/passwd", "a--b", "..", "a/", "x" * 100, "C:\\x", "a\nb"],
+)
+def test_what_is_no_name_is_refused_without_asking(served, name):
+    with pytest.raises(ValueError, match="is no name of a model of the hub; write it as"):
+        shelf.download(name)
+    assert served.asked == []
+
+
+def test_the_bundled_model_stays(own_home):
+    with pytest.raises(ValueError, match="comes with the dashboard"):
+        shelf.remove(EMBEDDED)
+    with pytest.raises(ValueError, match="python -m core setup"):
+        shelf.download(EMBEDDED)
