@@ -28,13 +28,25 @@ import altair as alt
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.results import TraceResult
+    from core.results import Proxy, TraceResult
+    from core.runs import Kind
+
+    Cell = tuple[Kind, int, int]
+    """Kind, layer and position."""
 
 Theme = Literal["light", "dark"]
 Labels = Literal["always", "narrow", "never"]
 
 KINDS = {"hidden": "Hidden state", "mlp": "MLP", "attn": "Attention"}
 """Kinds of site in the order in which they are drawn, and what a person calls them."""
+
+SHORT_UNITS: dict[Proxy, str] = {
+    "log_odds": "log-odds (nats)",
+    "probability": "P(positive)",
+    "log_ratio": "log P ratio (nats)",
+    "good": "P(good)",
+    "bad": "P(bad)",
+}
 
 RAMP: dict[Theme, tuple[str, ...]] = {
     # From the strongest negative effect over none to the strongest positive one.
@@ -74,9 +86,6 @@ MARKS = "rgba(128, 128, 128, 0.75)"  # hatching and frames: visible on white and
 
 # What is drawn of a cell besides its colour, as bits of one small number.
 _TRIVIAL, _FADED, _LARGEST, _CHOSEN, _EXACT = 1, 2, 4, 8, 16
-
-Cell = tuple[str, int, int]
-"""Kind, layer and position."""
 
 
 def as_shares(frame: pd.DataFrame) -> pd.DataFrame:
@@ -347,6 +356,7 @@ def trace_heatmaps(
     theme: Theme = "light",
     panel_width: int = 340,
     grey: bool = False,
+    inline: bool = True,
 ) -> alt.VConcatChart:
     """A whole trace as one figure: a panel for each kind, title, caption and one legend.
 
@@ -355,6 +365,8 @@ def trace_heatmaps(
             like that of `TraceResult.frame()`.
         panel_width: pixels.
         grey: no colours, for a trace whose cells mean nothing.
+        inline: hold the cells as values; otherwise as frames, which `core.export` reads when the
+            figure is saved.
     """
     import pandas as pd
 
@@ -374,7 +386,7 @@ def trace_heatmaps(
         _panel(
             frame,
             kind,
-            _inline,
+            _inline if inline else _slim,
             end=end,
             unit=unit,
             labels="never" if i else "always",
@@ -424,6 +436,11 @@ def unit_of(result: TraceResult) -> str:
     return PROXIES[result.settings.proxy]
 
 
+def short_unit(result: TraceResult) -> str:
+    """The same in the few words that fit along a small chart's axis."""
+    return SHORT_UNITS[result.settings.proxy]
+
+
 def headline(result: TraceResult) -> str:
     """What the model makes of the tweet: "Negative, P(positive) = 0.01"."""
     positive = result.clean_probability
@@ -437,9 +454,9 @@ def effect_line(result: TraceResult) -> str:
     """What the corruption did to it: the proxy clean and corrupted, and 95% intervals."""
     reach = result.low_reach
     return (
-        f"In {unit_of(result)}: {_rounded(result.high, reach)} clean, "
-        f"{_with_interval(result.low, reach)} corrupted; "
-        f"total effect {_with_interval(result.total_effect, reach)}."
+        f"In {unit_of(result)}: {rounded(result.high, reach)} clean, "
+        f"{with_interval(result.low, reach)} corrupted; "
+        f"total effect {with_interval(result.total_effect, reach)}."
     )
 
 
@@ -606,15 +623,16 @@ def _slim(cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _with_interval(mean: float, reach: float) -> str:
+def with_interval(mean: float, reach: float) -> str:
     """A mean with its interval, to the second digit of the interval's half width."""
     if not math.isfinite(reach) or reach <= 0:
-        return _rounded(mean, reach)
-    low, high = _rounded(mean - reach, reach), _rounded(mean + reach, reach)
-    return f"{_rounded(mean, reach)} ({low} to {high})"
+        return rounded(mean, reach)
+    low, high = rounded(mean - reach, reach), rounded(mean + reach, reach)
+    return f"{rounded(mean, reach)} ({low} to {high})"
 
 
-def _rounded(value: float, reach: float) -> str:
+def rounded(value: float, reach: float = math.nan) -> str:
+    """A number to the second digit of half its interval, or to three digits."""
     if not math.isfinite(reach) or reach <= 0:
         return f"{value:.3g}".replace("-", "\u2212")
     digits = min(max(1 - math.floor(math.log10(reach)), 0), 6)

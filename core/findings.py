@@ -101,16 +101,21 @@ class Findings:
     late: tuple[Site, ...]
 
     @property
+    def sentences(self) -> tuple[str, ...]:
+        """The finding: a sentence on the early site and one on the late site, or a single one."""
+        if self.health.ok is not True:
+            return (self.health.sentence,)
+        if not self.early and not self.late:
+            return ("No site can be told from noise.",)
+        return tuple(
+            f"{name}{_places(sites)}" if sites else f"No {name.lower()} stands out."
+            for name, sites in (("Early site", self.early), ("Late site", self.late))
+        )
+
+    @property
     def sentence(self) -> str:
         """The finding in a sentence or two."""
-        if self.health.ok is not True:
-            return self.health.sentence
-        if not self.early and not self.late:
-            return "No site can be told from noise."
-        said = []
-        for name, sites in (("Early site", self.early), ("Late site", self.late)):
-            said.append(f"{name}{_places(sites)}" if sites else f"No {name.lower()} stands out.")
-        return " ".join(said)
+        return " ".join(self.sentences)
 
 
 def findings(result: TraceResult) -> Findings:
@@ -384,18 +389,18 @@ def _places(sites: tuple[Site, ...]) -> str:
     tokens = list(dict.fromkeys(site.token for site in sites))
     parts = []
     for token in tokens:
-        carried = "; ".join(_carries(site) for site in sites if site.token == token)
+        carried = ", ".join(_carries(site) for site in sites if site.token == token)
         parts.append(f" at \u201c{token}\u201d: {carried}")
     return ";".join(parts) + "."
 
 
 def _carries(site: Site) -> str:
     first, last = site.layers
-    layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+    layers = f"layer {first}" if first == last else f"layers {first}\u2013{last}"
     interval = ""
     if math.isfinite(site.lower):
         interval = f" ({site.lower:.0%} to {site.upper:.0%})".replace("-", "\u2212")
-    return f"{PLACES[site.kind]} of {layers}, up to {site.share:.0%}{interval}"
+    return f"{PLACES[site.kind]} {layers} up to {site.share:.0%}{interval}"
 
 
 def _largest(share: Array, top: int) -> set[tuple[int, int]]:

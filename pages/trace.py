@@ -2,26 +2,30 @@
 
 import streamlit as st
 
-from core import figures, session
-from core.export import MIME, figure_bytes
-from core.results import PROXIES, TraceResult
-from core.session import probing, tracing
+from core import example, figures, session
+from core.findings import Health, findings
+from core.results import TraceResult
+from core.session import asking, cells, probing, tracing
+from core.session.saving import downloads
 
 
 def main() -> None:
     """Ask on top, answer below."""
     session.heading("Trace", "Where does a language model keep the sentiment of this tweet?")
+    tracing.follow_link()
     left, right = st.columns([5, 3], gap="medium")
     with right:
         model = session.model_choice()
         probe = probing.probe_choice(model)
     with left:
         text = ask_tweet()
-        settings = tracing.settings_choice(model, text)
+        asked = tracing.span_choice(model, text)
+        settings = tracing.settings_choice(asked) if asked else None
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
-        asked = st.button("Run trace", type="primary", key="run")
-        if probing.asked_elsewhere() or asked:
+        run = st.button("Run trace", type="primary", key="run", disabled=settings is None)
+        if (probing.asked_elsewhere() or run) and settings is not None:
+            tracing.note_question(model, text)
             session.start("trace", tracing.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
@@ -29,7 +33,7 @@ def main() -> None:
         if job and stop:
             job.stop()
     if job is None or shown is None:
-        show_invitation()
+        show_example()
         return
     with controls.container(width=420):
         session.follow(job, shown)
@@ -37,7 +41,7 @@ def main() -> None:
         st.error(session.plain(shown.error), icon=":material/error:")
     if shown.partial is not None:
         show_result(shown.partial)
-    elif not shown.active:
+    else:
         show_invitation()
 
 
@@ -54,6 +58,7 @@ def ask_tweet() -> str:
         height=92,
         placeholder="Type or paste a tweet",
         persist_state="session",
+        help="Whatever is traced; nothing leaves this machine.",
     )
     st.pills(
         "Or take an example",
@@ -61,48 +66,94 @@ def ask_tweet() -> str:
         key="example",
         on_change=take_example,
         label_visibility="collapsed",
+        wrap=False,
     )
     return text
 
 
-def show_result(result: TraceResult) -> None:
-    """The sentence on top, the heatmaps, and what a cell in them is."""
+def show_example() -> None:
+    """A first visitor's picture: a trace that was made before."""
+    result = st.cache_resource(show_spinner=False)(example.load)()
     st.space("small")
-    said, measured = st.columns([5, 3], gap="medium", vertical_alignment="bottom")
+    st.info(
+        "**An example, traced before.** Noise hides the tweet from the model; each cell is one "
+        "state put back to what it was, and the stronger its colour, the more of the sentiment "
+        "returns. Type a tweet above and press Run trace for one of your own.",
+        icon=":material/visibility:",
+    )
+    show_result(result)
+
+
+def show_result(result: TraceResult) -> None:
+    """The sentence on top, the heatmaps, the chosen cell, and what else can be asked."""
+    st.space("small")
+    said, measured = st.columns([5, 3], gap="medium")
     with measured:
-        proxy = st.selectbox(
-            "Effect measured in",
-            list(PROXIES),
-            format_func=lambda proxy: PROXIES[proxy],
-            key="proxy",
-            persist_state="session",
-            help="Read from the same run; nothing is computed again.",
-        )
-    result = result.under(proxy)
-    frame, unit, theme = result.frame(), figures.unit_of(result), session.theme()
+        result = result.under(tracing.proxy_choice())
+        view = tracing.view_choice(result.settings.kinds)
+    frame, unit = tracing.frame_of(result, view), tracing.unit_shown(result, view)
     end = figures.scale_end(frame)
+    found = findings(result)
     with measured:
-        st.altair_chart(figures.scale_bar(end, unit, theme=theme))
-    with said:
+        st.altair_chart(figures.scale_bar(end, unit, theme=session.theme()), key="scale")
+    with said, st.container(key="said"):
         st.subheader(figures.headline(result), anchor=False)
         st.text(f"\u201c{result.prompt.tweet}\u201d")
-        st.markdown(figures.effect_line(result))
-        if result.distinguishable is False:
-            st.markdown(
-                ":orange[This effect cannot be told from zero, so the cells below say nothing.]"
+        st.markdown(session.plain(figures.effect_line(result)))
+        if found.health.ok is not False:
+            for sentence in found.sentences:
+                st.markdown(tracing.emphasised(sentence))
+    if found.health.ok is False:
+        show_gate(result, found.health)
+    cell = cells.chosen(result)
+    tracing.heatmaps(
+        frame,
+        end=end,
+        unit=unit,
+        grey=found.health.ok is False,
+        chosen=cell,
+        on_click=cells.take_click,
+    )
+    caption = figures.caption_of(
+        result, shares=view["unit"] == "share", words=view["rows"] == "words"
+    )
+    st.caption(session.plain(caption))
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        downloads(
+            "trace",
+            charts={
+                "Trace": figures.trace_heatmaps(
+                    frame,
+                    unit=unit,
+                    title=f"\u201c{result.prompt.tweet}\u201d",
+                    caption=caption,
+                    grey=found.health.ok is False,
+                    inline=False,
+                )
+            },
+            tables={"cells": frame},
+            caption=caption,
+        )
+        if cell is None:
+            st.caption("Click a cell to see its samples, its next tokens and its neighbours.")
+    if cell is not None:
+        cells.panel(result, frame, cell)
+    asking.ask_further(result, without="noise" if found.health.ok is False else "")
+    tracing.write_address(cell)
+
+
+def show_gate(result: TraceResult, health: Health) -> None:
+    """Why the cells are grey, and what corruption would show more."""
+    with st.container(border=True, key="gate"):
+        said, asked = st.columns([2, 3], gap="large")
+        with said:
+            st.markdown(f":orange[:material/warning:] **{session.plain(health.sentence)}**")
+            st.caption(
+                "The cells are grey. How strong must noise be to take the sentiment away? The "
+                "total effect at 1 to 5 standard deviations shows it."
             )
-    tracing.heatmaps(result, frame, end)
-    st.caption(session.plain(figures.caption_of(result)))
-    with st.container(horizontal=True, gap="small"):
-        for form in ("png", "svg"):
-            st.download_button(
-                f"Save as {form.upper()}",
-                lambda form=form: figure_bytes(figures.trace_heatmaps(result), form),
-                file_name=f"trace.{form}",
-                mime=MIME[form],
-                key=f"save:{form}",
-                on_click="ignore",
-            )
+        with asked:
+            asking.ask("noise", result)
 
 
 def show_invitation() -> None:
@@ -116,7 +167,7 @@ def show_invitation() -> None:
                 "Noise hides the tweet from the model. Each cell is one state put back to what it "
                 "was: the stronger its colour, the more of the sentiment returns."
             )
-            st.markdown(":gray[Take an example above, or type a tweet, and press Run trace.]")
+            st.markdown(":gray[The first picture stands after one noise sample.]")
         drawn.image(session.drawing("sketch"), width="stretch")
 
 

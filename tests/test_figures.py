@@ -402,7 +402,7 @@ def test_the_words_on_top(result):
     ],
 )
 def test_a_mean_is_given_to_the_second_digit_of_its_interval(mean, reach, shown):
-    assert figures._with_interval(mean, reach) == shown
+    assert figures.with_interval(mean, reach) == shown
 
 
 def settled(result, **settings):

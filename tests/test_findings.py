@@ -156,9 +156,9 @@ def test_sites_that_were_put_in_are_found_with_their_layers_and_shares():
     assert (late.token, late.layers) == ("feeling", (6, 7))
     assert late.share == pytest.approx(0.9)
     assert found.sentence.startswith(
-        "Early site at \u201cterrible\u201d: hidden state of layers 1 to 3, up to 60% ("
+        "Early site at \u201cterrible\u201d: hidden state layers 1\u20133 up to 60% ("
     )
-    assert "Late site at \u201cfeeling\u201d: hidden state of layers 6 to 7, up to 90%" in (
+    assert "Late site at \u201cfeeling\u201d: hidden state layers 6\u20137 up to 90%" in (
         found.sentence
     )
 

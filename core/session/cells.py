@@ -1,0 +1,342 @@
+"""What happens at the cell that is chosen by a click or the arrow keys, and what is shown of it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from core import figures, session, trace_figures
+from core.cells import CellDetails, inspect
+from core.findings import PLACES, p_values, share_of_total, token_of
+from core.jobs import Job, Step, Work
+from core.models import availability
+from core.results import TraceResult
+from core.session.saving import downloads
+from core.session.tracing import loaded_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.runs import Kind
+
+RUNS = ("clean", "corrupted", "restored")
+
+
+# --- which cell ----------------------------------------------------------------------------------
+
+
+def chosen(result: TraceResult) -> figures.Cell | None:
+    """The chosen cell, if this trace has it."""
+    cell: figures.Cell | None = st.session_state.get("cell")
+    if cell is None:
+        return None
+    kind, layer, position = cell
+    if kind not in result.effects or layer >= result.layers or position >= len(result.prompt):
+        return None
+    return cell
+
+
+def take_click(kind: Kind) -> None:
+    """Choose the cell that was clicked: the one by which a panel's selection has changed.
+
+    A click toggles its cell, so that a second click on a cell is a click too, whatever has been
+    chosen by keys between the two.
+    """
+    selection = st.session_state[f"heatmap:{kind}"].get("selection", {}).get("cell") or []
+    now = [(int(cell["layer"]), int(cell["position"])) for cell in selection]
+    before = st.session_state.get(f"clicked:{kind}", [])
+    st.session_state[f"clicked:{kind}"] = now
+    changed = [cell for cell in now if cell not in before] or [
+        cell for cell in before if cell not in now
+    ]
+    if changed:
+        st.session_state.cell = (kind, *changed[-1])
+
+
+def _move(
+    cell: figures.Cell, layers: list[int], positions: list[int], across: int, down: int
+) -> None:
+    kind, layer, position = cell
+    column = layers.index(layer) + across if layer in layers else 0
+    row = positions.index(position) + down if position in positions else 0
+    st.session_state.cell = (
+        kind,
+        layers[min(max(column, 0), len(layers) - 1)],
+        positions[min(max(row, 0), len(positions) - 1)],
+    )
+
+
+def _close() -> None:
+    st.session_state.cell = None
+
+
+# --- what is shown of it -------------------------------------------------------------------------
+
+
+def panel(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
+    """All that is known of one cell, and a look at it in the background for the rest.
+
+    Args:
+        frame: the cells that the heatmaps show, among which the arrow keys move.
+    """
+    kind, layer, position = cell
+    with st.container(border=True, key="cell"):
+        _heading(result, frame, cell)
+        line = layer_line(result, kind, position)
+        samples = sample_table(result, cell)
+        runs = run_table(result, cell)
+        unit = figures.short_unit(result)
+        charts = {
+            "Samples of the cell": trace_figures.sample_strip(
+                samples, unit=unit, theme=session.theme()
+            ),
+            "Words in the three runs": trace_figures.run_points(runs, theme=session.theme()),
+            "Neighbouring layers": trace_figures.neighbours(
+                line, layer, unit=unit, theme=session.theme()
+            ),
+        }
+        tables = {"samples": samples, "runs": runs, "layers": line}
+        left, middle, right = st.columns(3, gap="large")
+        with left:
+            st.altair_chart(charts["Samples of the cell"], key="cell:samples")
+            st.altair_chart(charts["Words in the three runs"], key="cell:runs")
+        with middle:
+            st.altair_chart(charts["Neighbouring layers"], key="cell:layers")
+            beside_layers = st.container()
+        with right:
+            details = _looked_at(result, cell)
+        if details is not None:
+            with right:
+                _next_tokens(details)
+            tables |= {"next tokens": details.next_tokens, "logit lens": details.lens}
+            if details.heads is not None:
+                heads = with_reach(details.heads, details.samples)
+                charts["Heads"] = trace_figures.heads(heads, unit=unit, theme=session.theme())
+                tables["heads"] = heads
+                beside_layers.altair_chart(charts["Heads"], key="cell:heads")
+        said = caption(result, cell)
+        st.caption(session.plain(said))
+        downloads("cell", charts=charts, tables=tables, caption=said)
+
+
+def _heading(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
+    kind, layer, position = cell
+    shown = frame[frame["kind"] == kind]
+    layers = sorted(shown["layer"].unique().tolist()) or [layer]
+    positions = sorted(shown["position"].unique().tolist()) or [position]
+    said, moves = st.columns([5, 3], vertical_alignment="center")
+    token = session.plain(token_of(result, position))
+    said.markdown(f"##### \u201c{token}\u201d, layer {layer}, {figures.KINDS[kind]}")
+    said.markdown(f":gray[{session.plain(_effect_line(result, cell))}]")
+    with moves.container(horizontal=True, gap="small", horizontal_alignment="right"):
+        for key, icon, across, down in (
+            ("Left", "arrow_back", -1, 0),
+            ("Right", "arrow_forward", 1, 0),
+            ("Up", "arrow_upward", 0, -1),
+            ("Down", "arrow_downward", 0, 1),
+        ):
+            st.button(
+                "",
+                icon=f":material/{icon}:",
+                key=f"move:{key}",
+                shortcut=key,
+                on_click=_move,
+                args=(cell, layers, positions, across, down),
+                help={
+                    "Left": "The layer before",
+                    "Right": "The next layer",
+                    "Up": "The token before",
+                    "Down": "The next token",
+                }[key],
+            )
+        st.button(
+            "", icon=":material/close:", key="move:close", shortcut="Esc", on_click=_close,
+            help="Close this cell",
+        )  # fmt: skip
+
+
+def _effect_line(result: TraceResult, cell: figures.Cell) -> str:
+    kind, layer, position = cell
+    reach = _t_quantile(result) * float(result.standard_errors[kind][layer, position])
+    effect = float(result.effects[kind][layer, position])
+    share = share_of_total(result, kind)[0][layer, position]
+    shown = figures.with_interval(effect, reach)
+    certain = ""
+    if result.trivial[kind][layer, position]:
+        certain = " It is fixed by construction."
+    elif result.samples_done > 1:
+        p = float(p_values(result)[kind][layer, position])
+        told = "can" if p <= 0.05 else "cannot"
+        certain = (
+            f" It {told} be told from zero (adjusted p {'< 0.001' if p < 0.001 else f'{p:.3f}'})."
+        )
+    return f"Effect {shown} in {figures.unit_of(result)}, {share:.0%} of the total effect.{certain}"
+
+
+def caption(result: TraceResult, cell: figures.Cell) -> str:
+    """What the charts of a cell show, with settings."""
+    kind, layer, position = cell
+    put = "put back to its clean state" if result.settings.direction == "restore" else "corrupted"
+    return (
+        f"The {PLACES[kind]} of layer {layer} at \u201c{token_of(result, position)}\u201d "
+        f"is {put}; "
+        f"bars and bands are 95% t intervals over {result.samples_done} samples. "
+        f"Next tokens and lens are means over at most 10 samples; the lens reads the residual "
+        f"stream after this layer by the model\u2019s own final norm and head. "
+        f"Model {result.model_name}; {figures.unit_of(result)}; seed {result.settings.seed}."
+    )
+
+
+def sample_table(result: TraceResult, cell: figures.Cell) -> pd.DataFrame:
+    """The cell's effect in every sample: sample, effect; and mean, lower, upper in every row."""
+    import pandas as pd
+
+    kind, layer, position = cell
+    effects = result.sample_effects[kind][:, layer, position]
+    mean = float(effects.mean())
+    reach = _t_quantile(result) * float(result.standard_errors[kind][layer, position])
+    return pd.DataFrame(
+        {
+            "sample": range(len(effects)),
+            "effect": effects,
+            "mean": mean,
+            "lower": mean - reach,
+            "upper": mean + reach,
+        }
+    )
+
+
+def layer_line(result: TraceResult, kind: Kind, position: int) -> pd.DataFrame:
+    """The effect at one token along the layers: layer, effect, lower, upper."""
+    import pandas as pd
+
+    effect = result.effects[kind][:, position]
+    reach = _t_quantile(result) * result.standard_errors[kind][:, position]
+    line = pd.DataFrame(
+        {
+            "layer": np.arange(result.layers),
+            "effect": effect,
+            "lower": effect - reach,
+            "upper": effect + reach,
+        }
+    )
+    return line[np.isfinite(effect)].reset_index(drop=True)
+
+
+def run_table(result: TraceResult, cell: figures.Cell) -> pd.DataFrame:
+    """P of the probe's two words, means over the samples: run, word, probability."""
+    import pandas as pd
+
+    kind, layer, position = cell
+    good, bad = 0, len(result.probe.words_positive)
+    reads = {
+        "clean": result.reads.clean[None],
+        "corrupted": result.reads.corrupted,
+        "restored": result.reads.restored[kind][:, layer, position],
+    }
+    return pd.DataFrame(
+        [
+            {
+                "run": _run_name(result, run),
+                "word": word.strip(),
+                "probability": np.exp(read[:, column]).mean(),
+            }
+            for run, read in reads.items()
+            for word, column in zip(result.probe.words, (good, bad), strict=True)
+        ]
+    )
+
+
+def with_reach(frame: pd.DataFrame, samples: int) -> pd.DataFrame:
+    """Add lower and upper, the 95% t interval, to a table with effect and standard_error."""
+    from scipy.stats import t
+
+    reach = frame["standard_error"] * (t.ppf(0.975, samples - 1) if samples > 1 else np.nan)
+    return frame.assign(lower=frame["effect"] - reach, upper=frame["effect"] + reach)
+
+
+def _run_name(result: TraceResult, run: str) -> str:
+    return "patched" if run == "restored" and result.settings.direction == "corrupt" else run
+
+
+def _t_quantile(result: TraceResult) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, result.samples_done - 1)) if result.samples_done > 1 else float("nan")
+
+
+# --- what has to be computed ---------------------------------------------------------------------
+
+
+def looking(result: TraceResult, cell: figures.Cell) -> Work:
+    """The work of one look at a cell."""
+
+    def work(job: Job) -> Iterator[Step]:
+        loaded = loaded_for(job, result.model_name)
+        job.report(0.0, "Looking at the cell")
+        kind, layer, position = cell
+        yield (
+            1.0,
+            inspect(
+                loaded,
+                result.probe,
+                result.prompt.tweet,
+                result.settings,
+                kind,
+                layer,
+                position,
+                progress=job.report,
+            ),
+        )
+
+    return work
+
+
+def _looked_at(result: TraceResult, cell: figures.Cell) -> CellDetails | None:
+    """The look at this cell, begun if it is not; None while it is under way."""
+    if availability(result.model_name) == "to be downloaded":
+        st.caption("The next tokens need the model, which is not on this disk.")
+        return None
+    proxy = result.settings.proxy if cell[0] == "attn" else "log_odds"
+    question = replace(result.settings, proxy=proxy)
+    wanted = (result.prompt.ids, result.model_identity, question, result.probe.coefficients, cell)
+    if st.session_state.get("looked at") != wanted:
+        st.session_state["looked at"] = wanted
+        session.start("cell", looking(result, cell))
+    job = session.job("cell")
+    assert job is not None
+    seen = job.progress()
+    if seen.error:
+        st.error(session.plain(seen.error), icon=":material/error:")
+    if seen.partial is None and not seen.error:
+        with st.container(key="cell:waiting"):
+            session.follow(job, seen)
+    details: CellDetails | None = seen.partial
+    return details
+
+
+def _next_tokens(details: CellDetails) -> None:
+    """The most probable next tokens of the runs, and what the lens sees at the cell."""
+    for title, frame, runs, explained in (
+        ("Next tokens", details.next_tokens, RUNS, "Of the whole prompt, in each run."),
+        (
+            "Logit lens",
+            details.lens,
+            RUNS[:2],
+            "What the model would say next if it stopped after this layer, at this token.",
+        ),
+    ):
+        st.markdown(f"**{title}**", help=explained)
+        wide = {
+            run.capitalize(): [
+                f"{token} {probability:.1%}"
+                for token, probability in zip(part["token"], part["probability"], strict=True)
+            ][:5]
+            for run in runs
+            for part in [frame[frame["run"] == run]]
+        }
+        st.dataframe(wide, hide_index=True, key=f"cell:{title}", height="content")
