@@ -35,8 +35,6 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("min(layers, layer - (-window // 2))", "min(layers, layer - (-window // 2) + 1)"),
         ("min(layers, layer - (-window // 2))", "min(layers, layer + window // 2)"),
         ("states[-1].repeat(parts, 1, 1)", "states[0].repeat(parts, 1, 1)"),
-        ("keys.append(output.keys[:samples]", "keys.append(output.keys[-samples:]"),
-        ("values.append(output.values[:samples]", "values.append(output.values[-samples:]"),
         ("entering[kind].append(by_part[part])", "entering[kind].append(by_part[0])"),
         (
             "own.append(output.contributions[severed][:samples])",
@@ -63,7 +61,6 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "result[kind][:, ::every, t] = base.read[:, None]",
             "result[kind][:, :, t] = base.read[:, None]",
         ),
-        ("*(t for t in wanted if t > first)", "*(t for t in wanted if t >= first)"),
         ("*(t for t in wanted if t > first)", "*(t for t in wanted if t > first + 1)"),
         ("expected = base.read if row.kind", "expected = source.read if row.kind"),
         ("if not deviation <= CHECK_TOLERANCE", "if deviation < -CHECK_TOLERANCE"),
