@@ -77,6 +77,7 @@ ORDER = [
     "session.cells",
     "session.asking",
     "session.averaging",
+    "session.shelving",
     "session.comparing",
     "session.intervening",
     "commands.shared",

@@ -1,0 +1,807 @@
+"""How is an average over tweets drawn? The tidy frames of `core.average` in, Altair charts out.
+
+The heatmaps are those of Meng et al. 2022 (figure 1): roles of tokens down, layers across, the
+kinds of site on one scale that is centred on zero. The lines are those of their appendix: the same
+numbers by layer, a line and a 95% band for each role. The peak histogram shows what both hide:
+where single tweets have their largest effect.
+
+Every chart that a page shows is as wide as its place; `heatmap_figure` and `line_figure` put
+panels, title and caption together for a file.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from core.average_findings import RULE, judged
+from core.figures import (
+    AS_WIDE_AS_ITS_PLACE,
+    FADED,
+    INK,
+    KINDS,
+    MARKS,
+    NARROW,
+    RAMP,
+    Labels,
+    Theme,
+    layer_ticks,
+    literal,
+    scale_bar,
+    scale_end,
+)
+from core.trace_figures import BLUE, ORANGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.average import Average
+
+ROW = 23  # pixels per role
+LINES = 230  # pixels of a line panel's height
+BAR = 25  # pixels per bar of a histogram
+COMPARED = ("blue", "orange", "grey")
+FAINT: dict[Theme, str] = {"light": "#57606a", "dark": "#9aa4af"}
+PAPER: dict[Theme, str] = {"light": "#ffffff", "dark": "#14181d"}
+
+COLOURS: dict[str, tuple[str, str]] = {
+    # Role -> on light and on dark; told apart by people who see no red or green too.
+    "tweet_first": ("#8c6d1f", "#d8bd6a"),
+    "middle": ("#7a828a", "#a3abb3"),
+    "sentiment_first": ("#e08a00", "#ffc04d"),
+    "sentiment_last": ("#c44500", "#ff8a47"),
+    "negation": ("#b3478f", "#f08fce"),
+    "emoji": ("#6a51a3", "#b9a3f0"),
+    "name": ("#3a9fd4", "#7fcdf5"),
+    "punctuation": ("#00805a", "#3fd0a0"),
+    "tweet_last": ("#1f6fb2", "#6db3ee"),
+    "suffix": ("#94783f", "#cbb27a"),
+    "last": ("#1c2128", "#e6e8eb"),
+    "subject_first": ("#e08a00", "#ffc04d"),
+    "subject_middle": ("#7a828a", "#a3abb3"),
+    "subject_last": ("#c44500", "#ff8a47"),
+    "subsequent": ("#00805a", "#3fd0a0"),
+    "further": ("#b3478f", "#f08fce"),
+}
+DASHES = ([1, 0], [7, 3], [2, 2], [7, 3, 2, 3], [4, 2])
+
+_TRIVIAL, _FADED, _LARGEST = 1, 2, 4  # as bits of one small number
+_COLUMNS = ["place", "layer", "mean", "lower", "upper", "n", "state"]
+
+
+# --- heatmaps ------------------------------------------------------------------------------------
+
+
+def effect_end(*frames: pd.DataFrame, column: str = "mean") -> float:
+    """Where one scale for all panels of these frames ends, on both sides."""
+    import pandas as pd
+
+    parts = [frame[[column]].rename(columns={column: "effect"}) for frame in frames]
+    return scale_end(pd.concat(parts, ignore_index=True))
+
+
+def heatmap(
+    frame: pd.DataFrame,
+    kind: str,
+    *,
+    titles: Mapping[str, str],
+    end: float,
+    unit: str,
+    labels: Labels = "always",
+    theme: Theme = "light",
+    title: str | None = None,
+    width: int | None = None,
+) -> alt.LayerChart:
+    """Mean effects of one kind of site: roles down, layers across.
+
+    Args:
+        frame: kind, layer, role, mean, lower, upper, n, and trivial where cells may be; as
+            `Average.frame` has it.
+        titles: what the roles are called, in the order in which they stand.
+        end: where the colour scale ends, from `effect_end` of all panels together.
+        labels: of the roles; "narrow" shows them only where panels stand one below the other.
+        width: pixels; without it the panel is as wide as its place.
+
+    Raises:
+        ValueError: the frame holds no site of this kind.
+    """
+    cells = frame[(frame["kind"] == kind) & frame["role"].isin(list(titles))]
+    if cells.empty:
+        raise ValueError(
+            f"There is no site of kind {kind!r} in this average; it holds "
+            f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
+        )
+    cells = judged(cells) if "faded" not in cells else cells
+    roles = [role for role in titles if role in set(cells["role"])]
+    named = {place: titles[role] for place, role in enumerate(roles)}
+    state = cells["faded"].astype("uint8") * _FADED + cells["largest"].astype("uint8") * _LARGEST
+    if "trivial" in cells:
+        state = state + cells["trivial"].astype("uint8") * _TRIVIAL
+    shown = cells.assign(place=cells["role"].map({r: i for i, r in enumerate(roles)}), state=state)
+    layers = sorted(shown["layer"].unique().tolist())
+    x = alt.X("layer:O").axis(**_layer_axis(layers))
+    y = alt.Y("place:O").axis(_role_axis(named, labels))
+    base = alt.Chart(_values(shown[_COLUMNS])).transform_calculate(
+        role=f"({literal(named)})[datum.place]",
+        told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : "
+        f"datum.state & {_FADED} ? 'no' : 'yes'",
+        interval="isValid(datum.lower) ? format(datum.lower, '+.3f') + ' to ' + "
+        "format(datum.upper, '+.3f') : 'needs two tweets'",
+    )
+    drawn = [
+        base.mark_rect(aria=False, width={"band": 1 + len(layers) / 1500}).encode(
+            x,
+            y,
+            color=alt.Color("mean:Q").scale(_scale(end, theme)).legend(None),
+            opacity=alt.condition(f"datum.state & {_FADED}", alt.value(FADED), alt.value(1)),
+            tooltip=[
+                alt.Tooltip("role:N", title="role"),
+                alt.Tooltip("layer:Q", title="layer"),
+                alt.Tooltip("mean:Q", title="mean effect", format="+.3f"),
+                alt.Tooltip("interval:N", title="95% interval"),
+                alt.Tooltip("n:Q", title="tweets", format=","),
+                alt.Tooltip("told:N", title="told from zero"),
+            ],
+        ),
+        base.transform_filter(f"datum.state & {_TRIVIAL}")
+        .mark_point(shape="M-1,1L1,-1", stroke=MARKS, strokeWidth=1, size=30, aria=False)
+        .encode(x, y),
+        base.transform_filter(f"datum.state & {_LARGEST}")
+        .mark_rect(filled=False, stroke=INK[theme], strokeWidth=1.5, aria=False)
+        .encode(x, y),
+    ]
+    chart = alt.LayerChart(
+        layer=drawn,
+        height=ROW * len(roles),
+        view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
+        description=f"{KINDS.get(kind, kind)}: mean effect in {unit}, roles down, layers across",
+    )
+    if title:
+        chart.title = _title(title)
+    return _placed(chart, width)
+
+
+def heatmap_figure(
+    frame: pd.DataFrame,
+    *,
+    titles: Mapping[str, str],
+    unit: str,
+    title: str = "",
+    caption: str = "",
+    theme: Theme = "light",
+    panel_width: int = 300,
+) -> alt.VConcatChart:
+    """A panel for each kind, on one scale, with title, caption and legend: one figure for a file.
+
+    Args:
+        frame: as for `heatmap`.
+    """
+    end = effect_end(frame)
+    kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
+    panels = [
+        heatmap(
+            frame,
+            kind,
+            titles=titles,
+            end=end,
+            unit=unit,
+            labels="never" if i else "always",
+            theme=theme,
+            title=KINDS[kind],
+            width=panel_width,
+        )
+        for i, kind in enumerate(kinds)
+    ]
+    whole = alt.vconcat(
+        alt.hconcat(*panels, spacing=16),
+        scale_bar(end, unit, theme=theme, width=280),
+        spacing=16,
+    )
+    return _figure(whole, title, caption, theme, panel_width * len(kinds) + 200)
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def lines(
+    frame: pd.DataFrame,
+    kind: str,
+    *,
+    titles: Mapping[str, str],
+    unit: str,
+    theme: Theme = "light",
+    domain: tuple[float, float] | None = None,
+    title: str | None = None,
+    width: int | None = None,
+    named: bool = True,
+) -> alt.LayerChart:
+    """Mean effects of one kind of site by layer: a line with a 95% band for each role.
+
+    Args:
+        frame: kind, layer, role, mean, lower, upper, n; trivial cells are left out.
+        titles: the roles that are drawn, in their order, and what they are called.
+        domain: of the effects, so that panels share an axis; see `line_domain`.
+        named: draw the legend.
+    """
+    rows = frame[(frame["kind"] == kind) & frame["role"].isin(list(titles))]
+    if "trivial" in rows:
+        rows = rows[~rows["trivial"]]
+    shown = rows.assign(series=rows["role"].map(dict(titles)))
+    dark = theme == "dark"
+    names = list(dict.fromkeys(titles.values()))
+    colours = [COLOURS[role.partition(":")[0]][dark] for role in titles]
+    return _bands(
+        shown,
+        names,
+        colours,
+        unit=unit,
+        what="role",
+        domain=domain,
+        title=title,
+        width=width,
+        named=named,
+        last=int(frame["layer"].max()),
+    )
+
+
+def group_lines(
+    frame: pd.DataFrame,
+    kind: str,
+    groups: Sequence[str],
+    *,
+    unit: str,
+    theme: Theme = "light",
+    domain: tuple[float, float] | None = None,
+    title: str | None = None,
+    width: int | None = None,
+    named: bool = True,
+) -> alt.LayerChart:
+    """Mean effects at one role by layer, in several groups of tweets, with 95% bands.
+
+    Args:
+        frame: group, kind, layer, mean, lower, upper, n, of one role.
+        groups: their names in order.
+    """
+    rows = frame[frame["kind"] == kind]
+    if "trivial" in rows:
+        rows = rows[~rows["trivial"]]
+    palette = {"blue": BLUE[theme], "orange": ORANGE[theme], "grey": MARKS}
+    return _bands(
+        rows.assign(series=rows["group"]),
+        list(groups),
+        [palette[name] for name in COMPARED[: len(groups)]],
+        unit=unit,
+        what="tweets",
+        domain=domain,
+        title=title,
+        width=width,
+        named=named,
+        last=int(frame["layer"].max()),
+    )
+
+
+def line_domain(frame: pd.DataFrame) -> tuple[float, float]:
+    """Least and largest end of an interval, zero included, with some room; trivial cells out."""
+    rows = frame[~frame["trivial"]] if "trivial" in frame else frame
+    low = min(0.0, float(rows[["lower", "mean"]].min().min()))
+    high = max(0.0, float(rows[["upper", "mean"]].max().max()))
+    room = 0.04 * (high - low or 1.0)
+    return low - room if low < 0 else 0.0, high + room
+
+
+def line_figure(
+    panels: Sequence[alt.LayerChart],
+    *,
+    title: str = "",
+    caption: str = "",
+    theme: Theme = "light",
+    width: int = 330,
+) -> alt.VConcatChart:
+    """Panels with a width of their own beside each other, with title and caption, for a file."""
+    whole = alt.vconcat(alt.hconcat(*panels, spacing=22))
+    return _figure(whole, title, caption, theme, width * len(panels))
+
+
+# --- peaks ---------------------------------------------------------------------------------------
+
+
+def peak_roles(
+    peaks: pd.DataFrame,
+    *,
+    titles: Mapping[str, str],
+    theme: Theme = "light",
+    select: str | None = None,
+    chosen: str | None = None,
+) -> alt.LayerChart:
+    """In how many tweets the largest effect of one kind lies at each role.
+
+    Args:
+        peaks: of one kind, one row a tweet: role, as `Average.peaks` has it.
+        titles: all roles, in order.
+        select: name of a point selection over `role` (the key, not the title).
+        chosen: the role whose bar is drawn strong.
+    """
+    counts = peaks["role"].astype(str).value_counts()
+    rows = [
+        {
+            "role": role,
+            "title": name,
+            "tweets": int(counts.get(role, 0)),
+            "share": int(counts.get(role, 0)) / max(len(peaks), 1),
+        }
+        for role, name in titles.items()
+    ]
+    base = alt.Chart(alt.InlineData(rows)).encode(
+        alt.Y("title:N")
+        .sort(None)
+        .axis(title=None, ticks=False, domain=False, labelLimit=190, labelPadding=6)
+    )
+    bars = base.mark_bar(
+        color=BLUE[theme], height={"band": 0.66}, cursor="pointer" if select else "default"
+    ).encode(
+        alt.X("tweets:Q").axis(
+            title="tweets", tickMinStep=1, tickCount=5, titleFontSize=11, titleFontWeight="normal"
+        ),
+        opacity=_strong("role", chosen),
+        tooltip=[
+            alt.Tooltip("title:N", title="role"),
+            alt.Tooltip("tweets:Q", title="tweets", format=","),
+            alt.Tooltip("share:Q", title="share", format=".1%"),
+        ],
+    )
+    if select:
+        bars = bars.add_params(alt.selection_point(name=select, fields=["role"], clear=False))
+    shares = (
+        base.transform_filter("datum.tweets > 0")
+        .mark_text(align="left", dx=4, fontSize=11, color=FAINT[theme])
+        .encode(x="tweets:Q", text=alt.Text("share:Q", format=".0%"))
+    )
+    chart = alt.LayerChart(layer=[bars, shares], height=BAR * len(rows))
+    chart.title = _title("By role of the token")
+    return _placed(chart, None)
+
+
+def peak_layers(
+    peaks: pd.DataFrame,
+    layers: Sequence[int],
+    *,
+    theme: Theme = "light",
+    select: str | None = None,
+    chosen: int | None = None,
+    height: int = LINES,
+) -> alt.LayerChart:
+    """In how many tweets the largest effect of one kind lies at each layer.
+
+    Args:
+        peaks: of one kind (and one role, if one is chosen), one row a tweet: layer.
+        layers: that were traced.
+        select: name of a point selection over `layer`.
+        chosen: the layer whose bar is drawn strong.
+    """
+    counts = peaks["layer"].value_counts()
+    rows = [{"layer": layer, "tweets": int(counts.get(layer, 0))} for layer in layers]
+    bars = (
+        alt.Chart(alt.InlineData(rows))
+        .mark_bar(
+            color=BLUE[theme], width={"band": 0.84}, cursor="pointer" if select else "default"
+        )
+        .encode(
+            alt.X("layer:O").axis(**_layer_axis(list(layers))),
+            alt.Y("tweets:Q").axis(
+                title="tweets",
+                tickMinStep=1,
+                tickCount=4,
+                titleFontSize=11,
+                titleFontWeight="normal",
+            ),
+            opacity=_strong("layer", chosen),
+            tooltip=[
+                alt.Tooltip("layer:Q", title="layer"),
+                alt.Tooltip("tweets:Q", title="tweets", format=","),
+            ],
+        )
+    )
+    if select:
+        bars = bars.add_params(alt.selection_point(name=select, fields=["layer"], clear=False))
+    chart = alt.LayerChart(layer=[bars], height=height)
+    chart.title = _title("By layer")
+    return _placed(chart, None)
+
+
+# --- how large, how sure -------------------------------------------------------------------------
+
+
+def totals(
+    frame: pd.DataFrame, *, unit: str, theme: Theme = "light", title: str | None = None
+) -> alt.LayerChart:
+    """Means with 95% intervals, one below the other.
+
+    Args:
+        frame: group, mean, lower, upper, n, in the order in which they stand.
+    """
+    base = alt.Chart(_values(frame[["group", "mean", "lower", "upper", "n"]])).encode(
+        alt.Y("group:N").sort(None).axis(title=None, ticks=False, domain=False, labelLimit=200)
+    )
+    drawn = [
+        _zero("x"),
+        base.mark_rule(strokeWidth=2.5, color=BLUE[theme]).encode(x="lower:Q", x2="upper:Q"),
+        base.mark_point(filled=True, size=75, opacity=1, color=BLUE[theme]).encode(
+            alt.X("mean:Q").axis(
+                title=unit, tickCount=5, titleFontSize=11, titleFontWeight="normal"
+            ),
+            tooltip=[
+                alt.Tooltip("group:N", title="tweets"),
+                alt.Tooltip("mean:Q", title="mean", format="+.3f"),
+                alt.Tooltip("lower:Q", title="from", format="+.3f"),
+                alt.Tooltip("upper:Q", title="to", format="+.3f"),
+                alt.Tooltip("n:Q", title="n", format=","),
+            ],
+        ),
+    ]
+    chart = alt.LayerChart(layer=drawn, height=26 * len(frame))
+    if title:
+        chart.title = _title(title)
+    return _placed(chart, None)
+
+
+def precision(
+    history: pd.DataFrame,
+    *,
+    wanted: float,
+    needed: int,
+    unit: str,
+    theme: Theme = "light",
+) -> alt.LayerChart:
+    """How the interval of one mean shrank, how it would go on, and where it meets a wanted width.
+
+    Args:
+        history: n, reach (half the 95% interval) of one cell, or of the total effect.
+        wanted: half width that is asked for, in the unit of the means.
+        needed: tweets that it takes, by 1 / sqrt(n).
+    """
+    known = history[["n", "reach"]].dropna()
+    known = known[(known["reach"] > 0) & (known["n"] > 1)]
+    drawn: list[Any] = []
+    x = (
+        alt.X("n:Q")
+        .scale(type="log", nice=False)
+        .axis(
+            title="tweets",
+            tickCount=6,
+            titleFontSize=11,
+            titleFontWeight="normal",
+            format="~s",
+            grid=False,
+        )
+    )
+    y = (
+        alt.Y("reach:Q")
+        .scale(type="log", nice=False)
+        .axis(
+            title=["half the 95% interval,", unit],
+            tickCount=5,
+            titleFontSize=11,
+            titleFontWeight="normal",
+            format="~g",
+        )
+    )
+    if len(known):
+        last, reach = int(known["n"].iloc[-1]), float(known["reach"].iloc[-1])
+        furthest = max(needed, round(1.5 * last))
+        onward = [
+            {"n": n, "reach": reach * (last / n) ** 0.5}
+            for n in (last, *(round(last * (furthest / last) ** (i / 12)) for i in range(1, 13)))
+        ]
+        drawn.append(
+            alt.Chart(alt.InlineData(onward))
+            .mark_line(color=BLUE[theme], strokeDash=[4, 4], strokeWidth=1.5, tooltip=None)
+            .encode(x, y)
+        )
+    tooltip = [
+        alt.Tooltip("n:Q", title="tweets", format=","),
+        alt.Tooltip("reach:Q", title="half the interval", format=".3g"),
+    ]
+    drawn.append(
+        alt.Chart(_values(known))
+        .mark_line(
+            color=BLUE[theme],
+            strokeWidth=2,
+            point={"size": 36, "filled": True, "color": BLUE[theme]},
+        )
+        .encode(x, y, tooltip=tooltip)
+    )
+    goal = alt.Chart(alt.InlineData([{"reach": wanted, "n": needed}]))
+    drawn.append(goal.mark_rule(color=ORANGE[theme], strokeDash=[2, 3]).encode(y="reach:Q"))
+    drawn.append(
+        goal.mark_point(filled=True, size=90, opacity=1, color=ORANGE[theme]).encode(
+            x, y, tooltip=tooltip
+        )
+    )
+    return _placed(alt.LayerChart(layer=drawn, height=LINES), None)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def unit_of(average: Average) -> str:
+    """What the means are measured in."""
+    return str(average.about["unit"])
+
+
+def caption_of(average: Average, what: str = "A cell") -> str:
+    """What is drawn, its unit, how many tweets it rests on, and with which settings."""
+    from core.average import INTERVALS, TOWARDS
+
+    about = average.about
+    low, high = about["samples"]
+    samples = f"{low} noise sample{'s' if high != 1 else ''}" if low == high else f"{low} to {high}"
+    if about["corruption"] not in ("noise", "uniform"):
+        samples = "no noise to draw"
+    done = "of the corrupted run is put back to its clean state"
+    if about["direction"] == "corrupt":
+        done = "of the clean run is put to its corrupted state (a loss)"
+    said = [
+        f"{what} is the mean over tweets of the change in {_measured(average)} when one site {done}"
+        f", counted {TOWARDS[about['towards']]}; {about['n']:,} tweets, {samples} each, tokens of "
+        "one role in a tweet averaged first.",
+        f"Intervals: {INTERVALS[about['interval']]}.",
+    ]
+    windowed = [KINDS[kind] for kind in about["kinds"] if kind != "hidden"]
+    if windowed:
+        layers = f"{about['window']} layer{'s' if about['window'] != 1 else ''}"
+        said.append(f"{' and '.join(windowed)} sites cover {layers} around the one named.")
+    if about["every"] > 1:
+        said.append(f"Every {_ordinal(about['every'])} layer of {about['layers']} was traced.")
+    said.append(f"The tweet is corrupted with {_corrupted_with(about)}.")
+    said.append(f"Model {about['model']}; the probe reads {_reads(about['probe'])}.")
+    return " ".join(said)
+
+
+def heatmap_caption(average: Average) -> str:
+    """The same of heatmaps, with what is faded, hatched and framed."""
+    return (
+        f"{caption_of(average)} {RULE} Hatched cells are fixed by construction; a frame marks the "
+        "largest other one."
+    )
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _measured(average: Average) -> str:
+    from core.results import PROXIES
+
+    unit = PROXIES[average.about["proxy"]]
+    return f"the {unit}, as a share of the total effect" if average.about["normalised"] else unit
+
+
+def _corrupted_with(about: Mapping[str, Any]) -> str:
+    if about["corruption"] == "mean":
+        return "the mean embedding of the vocabulary"
+    name = "Gaussian" if about["corruption"] == "noise" else "uniform"
+    plural = "s" if about["noise_scale"] != 1 else ""
+    seed = about["seed"]
+    return f"{name} noise of {about['noise_scale']:g} standard deviation{plural} (seed {seed})"
+
+
+def _reads(features: str) -> str:
+    from core.probes import FEATURES
+
+    layer = features.partition(":")[2]
+    return f"the state after layer {layer}" if layer else dict(FEATURES).get(features, features)
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third", 4: "fourth", 5: "fifth"}.get(number, f"{number}th")
+
+
+def _bands(
+    shown: pd.DataFrame,
+    names: list[str],
+    colours: list[str],
+    *,
+    unit: str,
+    what: str,
+    domain: tuple[float, float] | None,
+    title: str | None,
+    width: int | None,
+    named: bool,
+    last: int | None = None,
+) -> alt.LayerChart:
+    base = alt.Chart(_values(shown[["series", "layer", "mean", "lower", "upper", "n"]]))
+    end = int(shown["layer"].max()) if last is None else last
+    x = (
+        alt.X("layer:Q")
+        .scale(nice=False, domain=[0, end])
+        .axis(
+            values=layer_ticks(end + 1),
+            grid=False,
+            title="layer",
+            titleFontSize=11,
+            titleFontWeight="normal",
+        )
+    )
+    span: Any = alt.Undefined if domain is None else list(domain)
+    y = (
+        alt.Y("lower:Q")
+        .scale(nice=False, domain=span)
+        .axis(title=unit, tickCount=5, titleFontSize=11, titleFontWeight="normal")
+    )
+    legend: Any = alt.Legend(
+        orient="bottom",
+        title=None,
+        columns=2,
+        labelLimit=180,
+        symbolType="stroke",
+        symbolStrokeWidth=3,
+        symbolSize=220,
+        symbolOpacity=1,
+        offset=6,
+        rowPadding=2,
+    )
+    colour = (
+        alt.Color("series:N").scale(domain=names, range=colours).legend(legend if named else None)
+    )
+    dash = (
+        alt.StrokeDash("series:N")
+        .scale(domain=names, range=[DASHES[i % len(DASHES)] for i in range(len(names))])
+        .legend(legend if named else None)
+    )
+    band = base.mark_area(opacity=0.16, tooltip=None, aria=False).encode(
+        x, y, y2="upper:Q", color=colour
+    )
+    drawn = base.mark_line(strokeWidth=2, tooltip=None).encode(
+        x, y="mean:Q", color=colour, strokeDash=dash
+    )
+    points = base.mark_point(filled=True, size=28, opacity=1).encode(
+        x,
+        y="mean:Q",
+        color=colour,
+        tooltip=[
+            alt.Tooltip("series:N", title=what),
+            alt.Tooltip("layer:Q", title="layer"),
+            alt.Tooltip("mean:Q", title="mean", format="+.3f"),
+            alt.Tooltip("lower:Q", title="from", format="+.3f"),
+            alt.Tooltip("upper:Q", title="to", format="+.3f"),
+            alt.Tooltip("n:Q", title="tweets", format=","),
+        ],
+    )
+    chart = alt.LayerChart(layer=[_zero("y"), band, drawn, points], height=LINES)
+    if title:
+        chart.title = _title(title)
+    return _placed(chart, width)
+
+
+def _placed(chart: alt.LayerChart, width: int | None) -> alt.LayerChart:
+    chart.view = chart.view if isinstance(chart.view, alt.ViewBackground) else _NO_FRAME
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
+    placed: alt.LayerChart = chart.properties(**place)
+    return placed
+
+
+_NO_FRAME = alt.ViewBackground(stroke=None)
+
+
+def _figure(
+    whole: alt.VConcatChart, title: str, caption: str, theme: Theme, width: int
+) -> alt.VConcatChart:
+    ink, faint = INK[theme], FAINT[theme]
+    figure: alt.VConcatChart = whole.properties(padding=16, background=PAPER[theme])
+    if title or caption:
+        figure = figure.properties(
+            title=alt.TitleParams(
+                textwrap.wrap(title, width // 8) or [""],
+                subtitle=textwrap.wrap(caption, width // 6),
+                anchor="start",
+                fontSize=15,
+                subtitleFontSize=11,
+                subtitlePadding=6,
+                offset=14,
+                color=ink,
+                subtitleColor=faint,
+            )
+        )
+    figure = (
+        figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
+        .configure_axis(
+            labelColor=ink,
+            titleColor=faint,
+            titleFontWeight="normal",
+            gridColor="rgba(128, 128, 128, 0.25)",
+            domainColor=MARKS,
+            tickColor=MARKS,
+        )
+        .configure_legend(labelColor=ink)
+        .configure_title(color=ink, fontWeight=600)
+        .configure_view(stroke=None)
+    )
+    return figure
+
+
+def _title(text: str) -> alt.TitleParams:
+    return alt.TitleParams(text, anchor="start", frame="group", fontSize=13, offset=6)
+
+
+def _scale(end: float, theme: Theme) -> alt.Scale:
+    return alt.Scale(
+        domain=[-end, -end / 2, 0, end / 2, end], range=list(RAMP[theme]), clamp=True, nice=False
+    )
+
+
+def _strong(field: str, chosen: str | int | None) -> Any:
+    """Full opacity for the chosen bar, or for all where none is."""
+    if chosen is None:
+        return alt.value(0.9)
+    literal_of = f"'{chosen}'" if isinstance(chosen, str) else str(chosen)
+    return alt.condition(f"datum.{field} === {literal_of}", alt.value(1), alt.value(0.35))
+
+
+def _zero(along: str) -> alt.Chart:
+    rule = alt.Chart(alt.InlineData([{"zero": 0}])).mark_rule(color=MARKS, tooltip=None)
+    drawn: alt.Chart = rule.encode(**{along: alt.X("zero:Q") if along == "x" else alt.Y("zero:Q")})
+    return drawn
+
+
+def _layer_axis(layers: list[int]) -> dict[str, Any]:
+    round_ones = set(layer_ticks(max(layers, default=0) + 1))
+    named = [layer for layer in layers if layer in round_ones]
+    if len(named) < 3:
+        named = layers[:: max(1, len(layers) // 8)]
+    return {
+        "title": "layer",
+        "titlePadding": 2,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelAngle": 0,
+        "labelOverlap": True,
+        "values": named,
+        "grid": False,
+        "ticks": False,
+        "domain": False,
+        "labelPadding": 4,
+        "orient": "bottom",
+    }
+
+
+def _role_axis(named: Mapping[int, str], labels: Labels) -> alt.Axis | None:
+    if labels == "never":
+        return None
+    label = f"({literal(named)})[datum.value]"
+    extent: dict[str, Any] = {}
+    if labels == "narrow":
+        # The mention of width makes Vega ask again whenever the chart is resized.
+        label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
+    else:
+        reach = label_width(named.values())
+        extent = {"minExtent": reach, "maxExtent": reach}
+    return alt.Axis(
+        title=None,
+        labelExpr=label,
+        labelLimit=190,
+        labelOverlap=False,
+        labelPadding=6,
+        labelFontSize=12,
+        grid=False,
+        ticks=False,
+        domain=False,
+        **extent,
+    )
+
+
+def label_width(names: Any) -> int:
+    """Pixels that the role labels beside a panel take, about."""
+    return min(190, round(6.3 * max(map(len, names), default=1))) + 10
+
+
+def _values(frame: pd.DataFrame) -> alt.InlineData:
+    """A frame as values of the specification, whatever Streamlit has set; NaN becomes null."""
+    columns = {
+        str(name): [None if value != value else value for value in column.tolist()]
+        for name, column in frame.items()
+    }
+    return alt.InlineData(
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )

@@ -1,0 +1,324 @@
+"""What may be said of an average, and how surely? From its numbers to words.
+
+**Cells.** A cell can be told from zero where a two-sided test by its interval's width says so, with
+the false discovery rate among one kind's cells held at 5% (Benjamini and Hochberg 1995): the same
+rule as for one trace (`core.findings`), over tweets instead of noise samples.
+
+**Sites.** Meng et al. 2022 (section 2, figure 1) find an early site at the subject's last token in
+early and middle layers, carried by MLPs, and a late site at the last token, carried by attention.
+Moved to tweets, the early site is looked for at the roles of the tweet in the first two thirds of
+the layers, the late one at the roles of the prompt's own words. A site must carry at least
+`core.findings.SMALLEST_SHARE` of the average total effect.
+
+**Claims.** Four sentences of that picture are each held against the numbers. One is shown, or
+refuted, only where the 95% intervals of the two things it compares do not overlap, which is a
+stricter test than that of their difference; otherwise it stays open.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from core.average import Average, Mean
+from core.findings import EARLY_LAYERS, FALSE_DISCOVERIES, PLACES, SMALLEST_SHARE, signed
+from core.runs import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Verdict = Literal["shown", "refuted", "open"]
+Side = Literal["tweet", "prompt"]
+
+MOST_SENTIMENTAL = {"tweet": "sentiment_last", "paper": "subject_last"}
+"""Where the early site is expected, by scheme of roles."""
+
+RULE = (
+    "Faded cells cannot be told from zero (false discovery rate 5% among a panel's cells, by the "
+    "intervals over tweets)."
+)
+
+_REACH = 1.96  # half an interval in standard errors
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where one kind of site carries most on one side: its largest cell, told from zero.
+
+    `layers` are the first and last traced layer around it that carry at least half as much;
+    `share` is that of the average total effect.
+    """
+
+    kind: Kind
+    role: str
+    title: str
+    layer: int
+    layers: tuple[int, int]
+    mean: float
+    lower: float
+    upper: float
+    n: int
+    share: float
+
+    @property
+    def sentence(self) -> str:
+        """The peak in words."""
+        first, last = self.layers
+        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        return (
+            f"{PLACES[self.kind]} at \u201c{self.title}\u201d, {layers}, up to {self.share:.0%} "
+            f"of the total effect"
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the expected picture, whether the numbers show it, and which numbers."""
+
+    text: str
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an average found."""
+
+    effect: str
+    sentence: str
+    early: tuple[Peak, ...]
+    late: tuple[Peak, ...]
+    claims: tuple[Claim, ...]
+
+
+def side_of(role: str) -> Side:
+    """Whether a role is one of the tweet's tokens or of the prompt's own words behind it."""
+    own = role.startswith("suffix") or role in ("last", "subsequent", "further")
+    return "prompt" if own else "tweet"
+
+
+def cells(average: Average) -> pd.DataFrame:
+    """The average's frame with what may be said of each cell.
+
+    Columns beyond its own: p_value (adjusted; NaN at trivial cells and where n is below 2), faded
+    (cannot be told from zero), largest (of its kind, trivial cells left out).
+    """
+    return judged(average.frame)
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same of any frame with kind, mean, lower, upper, and trivial if it has that."""
+    from scipy.stats import false_discovery_control, norm
+
+    found = frame.copy()
+    trivial = found["trivial"] if "trivial" in found else np.zeros(len(found), bool)
+    error = (found["upper"] - found["lower"]) / (2 * _REACH)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * norm.sf((found["mean"].abs() / error).to_numpy())
+    nothing = found["mean"].abs().to_numpy() < 1e-12
+    found["p_value"] = np.where(nothing, 1.0, p)
+    found.loc[np.asarray(trivial), "p_value"] = np.nan
+    found["largest"] = False
+    for _, group in found.groupby("kind", observed=True):
+        tested = group["p_value"].dropna()
+        if len(tested):
+            found.loc[tested.index, "p_value"] = false_discovery_control(
+                tested.to_numpy(), method="bh"
+            )
+        free = group.loc[~np.asarray(trivial)[found.index.get_indexer(group.index)]]
+        sizes = free["mean"].abs().dropna()
+        if len(sizes) and sizes.max() > 0:
+            found.loc[sizes.idxmax(), "largest"] = True
+    found["faded"] = ~np.asarray(trivial, bool) & ~(found["p_value"] <= FALSE_DISCOVERIES)
+    return found
+
+
+def finding(average: Average) -> Finding:
+    """What may be said of an average; nothing of sites where there is no effect to locate."""
+    unit = average.about["unit"] if not average.about["normalised"] else _proxy_unit(average)
+    effect = f"Average total effect {with_interval(average.total)} {unit}, n = {average.n:,}"
+    if not (average.total.lower > 0 or average.total.upper < 0):
+        reason = "one tweet gives no interval" if average.n < 2 else "its interval holds zero"
+        said = (
+            f"The average total effect cannot be told from zero ({reason}), so nothing is said of "
+            "sites."
+        )
+        return Finding(effect, said, (), (), ())
+    frame = cells(average)
+    early = _peaks(average, frame, "tweet")
+    late = _peaks(average, frame, "prompt")
+    sites = (
+        _site_sentence("Early site", early, "in the first two thirds of the layers"),
+        _site_sentence("Late site", late, "behind the tweet"),
+    )
+    return Finding(effect, " ".join(sites), early, late, _claims(average, frame))
+
+
+def with_interval(mean: Mean) -> str:
+    """A mean with its interval."""
+    if not math.isfinite(mean.lower):
+        return signed(mean.mean)
+    return f"{signed(mean.mean)} ({signed(mean.lower)} to {signed(mean.upper)})"
+
+
+def blurs(difference: pd.DataFrame, average: Average) -> Claim:
+    """Does the early site blur with length? The early site's own cell, short minus long tweets.
+
+    The original experiment found that "for longer inputs, the earlier site is not as distinct".
+
+    Args:
+        difference: short minus long, as `core.average.difference` gives it.
+        average: of all tweets; its early peak of hidden states is the cell that is looked at, so
+            that none is chosen by the difference.
+    """
+    text = "The early site blurs with length: it carries more in short tweets than in long ones."
+    peaks = [peak for peak in finding(average).early if peak.kind == "hidden"]
+    if not peaks:
+        return Claim(text, "open", "There is no early site in hidden states to compare.")
+    peak = peaks[0]
+    row = difference[
+        (difference["kind"] == peak.kind)
+        & (difference["layer"] == peak.layer)
+        & (difference["role"] == peak.role)
+    ]
+    if row.empty or not math.isfinite(row["lower"].iloc[0]):
+        return Claim(text, "open", "Too few short or long tweets have that cell.")
+    value, lower, upper = (float(row[name].iloc[0]) for name in ("difference", "lower", "upper"))
+    verdict: Verdict = "shown" if lower > 0 else "refuted" if upper < 0 else "open"
+    said = with_interval(Mean(value, lower, upper, 0))
+    return Claim(
+        text,
+        verdict,
+        f"At \u201c{peak.title}\u201d, layer {peak.layer}, short minus long is {said} "
+        f"{average.about['unit']}; n = {int(row['n_first'].iloc[0])} and "
+        f"{int(row['n_second'].iloc[0])}.",
+    )
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _proxy_unit(average: Average) -> str:
+    from core.results import PROXIES
+
+    return PROXIES[average.about["proxy"]]
+
+
+def _peaks(average: Average, frame: pd.DataFrame, side: Side) -> tuple[Peak, ...]:
+    whole = 1.0 if average.about["normalised"] else average.total.mean
+    titles = average.titles()
+    found = []
+    for kind in average.about["kinds"]:
+        rows = _places(frame, average, side)
+        rows = rows[(rows["kind"] == kind) & ~rows["faded"] & ~rows["trivial"]]
+        if rows.empty:
+            continue
+        shares = rows["mean"] / whole
+        best = rows.loc[shares.idxmax()]
+        share = float(shares.max())
+        if share < SMALLEST_SHARE:
+            continue
+        at = frame[(frame["kind"] == kind) & (frame["role"] == best["role"])]
+        at = at.sort_values("layer", ignore_index=True)
+        strong = (at["mean"] / whole >= share / 2).tolist()
+        first = last = int(at.index[at["layer"] == best["layer"]][0])
+        while first > 0 and strong[first - 1]:
+            first -= 1
+        while last + 1 < len(strong) and strong[last + 1]:
+            last += 1
+        found.append(
+            Peak(
+                kind=kind,
+                role=str(best["role"]),
+                title=titles[str(best["role"])],
+                layer=int(best["layer"]),
+                layers=(int(at["layer"][first]), int(at["layer"][last])),
+                mean=float(best["mean"]),
+                lower=float(best["lower"]),
+                upper=float(best["upper"]),
+                n=int(best["n"]),
+                share=share,
+            )
+        )
+    return tuple(found)
+
+
+def _places(frame: pd.DataFrame, average: Average, side: Side) -> pd.DataFrame:
+    """Cells where a site of this side is looked for."""
+    here = frame["role"].map(side_of).eq(side)
+    if side == "tweet":
+        here &= frame["layer"] < EARLY_LAYERS * average.about["layers"]
+    return frame[here]
+
+
+def _site_sentence(name: str, peaks: tuple[Peak, ...], where: str) -> str:
+    if not peaks:
+        return f"No {name.lower()} stands out {where}."
+    return f"{name}: {'; '.join(peak.sentence for peak in peaks)}."
+
+
+def _claims(average: Average, frame: pd.DataFrame) -> tuple[Claim, ...]:
+    titles = average.titles()
+    free = frame[~frame["trivial"]]
+    early, behind = _places(free, average, "tweet"), _places(free, average, "prompt")
+    last = behind[behind["role"] == "last"]
+    expected = MOST_SENTIMENTAL[average.about["roles"]]
+    place = f"The early site is at \u201c{titles.get(expected)}\u201d."
+    attention = "Attention\u2019s late site is at the last token."
+    claims = [
+        _at_role(place, early, "hidden", expected, titles),
+        _by_kind("MLPs carry the early site.", early, ("mlp", "attn"), titles),
+        _by_kind("Attention carries the late site.", last, ("attn", "mlp"), titles),
+        _at_role(attention, behind, "attn", "last", titles),
+    ]
+    return tuple(claim for claim in claims if claim is not None)
+
+
+_Cell = tuple[str, Mean]
+"""What a cell is called, and its mean."""
+
+
+def _at_role(
+    text: str, frame: pd.DataFrame, kind: Kind, expected: str, titles: dict[str, str]
+) -> Claim | None:
+    """Is the largest cell of the expected role larger than that of every other role?"""
+    rows = frame[frame["kind"] == kind]
+    roles = [role for role in dict.fromkeys(rows["role"]) if role != expected]
+    own = _largest(rows[rows["role"] == expected], titles)
+    others = [_largest(rows[rows["role"] == role], titles) for role in roles]
+    rivals = [cell for cell in others if cell is not None]
+    if own is None or not rivals:
+        return None
+    return _compared(text, own, max(rivals, key=lambda cell: cell[1].mean))
+
+
+def _by_kind(
+    text: str, frame: pd.DataFrame, kinds: tuple[Kind, Kind], titles: dict[str, str]
+) -> Claim | None:
+    """Is the largest cell of the first kind larger than that of the second?"""
+    first, second = (_largest(frame[frame["kind"] == kind], titles) for kind in kinds)
+    return None if first is None or second is None else _compared(text, first, second)
+
+
+def _largest(rows: pd.DataFrame, titles: dict[str, str]) -> _Cell | None:
+    known = rows.dropna(subset=["mean", "lower", "upper"])
+    if known.empty:
+        return None
+    best = known.to_dict("records")[int(known["mean"].to_numpy().argmax())]
+    mean = Mean(best["mean"], best["lower"], best["upper"], best["n"])
+    name = f"{PLACES[best['kind']]} at \u201c{titles[best['role']]}\u201d, layer {best['layer']}"
+    return name, mean
+
+
+def _compared(text: str, first: _Cell, second: _Cell) -> Claim:
+    """The first should be the larger one."""
+    verdict: Verdict = "open"
+    if first[1].lower > second[1].upper:
+        verdict = "shown"
+    elif second[1].lower > first[1].upper:
+        verdict = "refuted"
+    said = (f"{name}: {with_interval(mean)}" for name, mean in (first, second))
+    return Claim(text, verdict, f"{'; '.join(said)}.")
