@@ -202,8 +202,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         gguf_file=gguf.name,
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(folder, max_shard_size="100GB")
     tokenizer.save_pretrained(folder)

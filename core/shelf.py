@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core import cache, hub
+from core.limits import limits
 from core.models import EMBEDDED, FAMILIES, REGISTRY, check_family, model_folder
 
 _FORBIDDEN = frozenset('\\:*?"<>|')
@@ -89,6 +90,7 @@ def remove(name: str) -> None:
     Raises:
         ValueError: it is not there, or it is the bundled one.
     """
+    limits().check_owner("Removing a model")
     if name == EMBEDDED:
         raise ValueError(
             f"{name!r} comes with the dashboard, and set-up would prepare it again; it stays."

@@ -9,15 +9,16 @@ from __future__ import annotations
 import atexit
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import streamlit as st
 
 from core import figures
-from core.jobs import Job, Progress, Queue, Work
-from core.models import REGISTRY, Model, availability, default_model, load_model
+from core.jobs import Job, Progress, Queue, Step, Work
+from core.limits import limits
+from core.models import REGISTRY, Model, availability, default_model, is_on_disk, load_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ TWEETS = "vader-tweets"
 POLL = 0.4  # seconds between looks at a job that is under way
 GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
 MODELS_IN_MEMORY = 2
+SWEEP = "sweep"  # the slot of work on many tweets
 PAGES = ("trace", "probes", "average", "compare", "interventions", "method")
 """Of the folder `pages`, in the order of the navigation; the first is the front page."""
 
@@ -47,7 +49,12 @@ def queue() -> Queue:
 
 @st.cache_resource(show_spinner=False, max_entries=MODELS_IN_MEMORY)
 def model(name: str, _progress: Callable[[int, int], None] | None = None) -> Model:
-    """A model, loaded once for all users; the one used least recently makes room."""
+    """A model, loaded once for all users; the one used least recently makes room.
+
+    Raises:
+        ValueError: it cannot be loaded, or a visitor may not have it loaded.
+    """
+    limits().check_model(name, on_disk=is_on_disk(name))
     return load_model(name, progress=_progress)
 
 
@@ -88,14 +95,35 @@ def start(slot: str, work: Work) -> Job:
     """Begin a user's work; his earlier work of the same slot is given up.
 
     The job is kept for the session, so that its result is there when he comes back to the page.
+
+    Args:
+        slot: of his works of one slot only the latest counts; those of `SWEEP` may be limited.
     """
     earlier = job(slot)
     if earlier is not None:
         earlier.stop()
+    if slot == SWEEP:
+        work = _counted(work)
     session = _session_id()
     begun = queue().submit(session, work, slot=slot, wanted=_open_tab(session))
     st.session_state[f"job:{slot}"] = begun
     return begun
+
+
+def _counted(sweep: Work) -> Work:
+    """The sweep, or the sentence that this visitor has had as many as he may."""
+    begun = st.session_state.get("sweeps", 0)
+    try:
+        limits().check_sweeps(begun)
+    except ValueError as mistake:
+        sentence = str(mistake)
+
+        def refused(_: Job) -> Iterator[Step]:
+            raise ValueError(sentence)
+
+        return refused
+    st.session_state.sweeps = begun + 1
+    return sweep
 
 
 def job(slot: str) -> Job | None:
@@ -152,11 +180,23 @@ def frame() -> Page:
     st.set_page_config("SentiTrace", page_icon=str(ASSETS / "icon.svg"), layout="wide")
     st.html(ASSETS / "style.css")
     st.logo(str(ASSETS / "logo.svg"))
+    known = not limits().sign_in or st.user.get("is_logged_in", False)
     pages = [
         st.Page(f"pages/{name}.py", title=name.capitalize(), default=name == PAGES[0])
         for name in PAGES
     ]
-    return st.navigation(pages, position="top")
+    chosen = st.navigation(pages, position="top" if known else "hidden")
+    if not known:
+        _ask_to_sign_in()
+    return chosen
+
+
+def _ask_to_sign_in() -> None:
+    """Show nothing but the way in, to a visitor who is not known."""
+    st.title("SentiTrace", anchor=False)
+    st.markdown("This server is for people who sign in.")
+    st.button("Sign in", type="primary", on_click=st.login, key="sign in")
+    st.stop()
 
 
 def heading(title: str, sentence: str) -> None:

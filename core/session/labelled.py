@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import streamlit as st
 
 from core.jobs import Job, Step, Work
+from core.limits import limits
 from core.session import follow, job, plain, remembered, start, tweets
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _file_choice() -> tuple[Table, object] | None:
         "A table with a text and a label column",
         FILE_FORMS,
         accept_multiple_files=True,
+        max_upload_size=limits().upload_megabytes,
         key="upload",
         on_change=lambda: st.session_state.update(uploads=st.session_state.upload),
         help="Or two files of one value a line, the texts and their labels (tweet_eval).",
@@ -223,7 +225,8 @@ def _labels_choice(table: Table, origin: object) -> Data | None:
 
         refused = found.refused_frame()
         with st.expander(f"{len(refused):,} rows that cannot be used"):
-            st.dataframe(refused.head(PREVIEW), hide_index=True, height=220)
+            few = len(refused) <= 5
+            st.dataframe(refused.head(PREVIEW), hide_index=True, height="content" if few else 220)
             st.download_button(
                 "Save all as CSV",
                 lambda: safe_csv(refused),

@@ -11,6 +11,7 @@ import streamlit as st
 
 from core import hub
 from core.jobs import Job, Step, Work
+from core.limits import limits
 from core.models import Model, load_model, model_folder
 from core.probes import (
     FEATURES,
@@ -27,7 +28,7 @@ from core.probes import (
     with_layers,
 )
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
-from core.session import TWEETS, model, plain, tweets
+from core.session import TWEETS, job, model, plain, tweets
 from core.session.labelled import Data
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             frame = found.frame
             if len(frame) < len(data.frame):
                 said = f"For this model: {found.describe()}"
+        limits().check_texts(len(frame))
         job.report(0.0, f"Encoding {len(frame):,} texts")
         probe = train_probe(
             loaded,
@@ -97,15 +99,16 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             by_layer=False,
             progress=encoded_then("Fitting, and judging on held-out texts"),
         )
+        keep_it = keep if not limits().public or data.read is None else _nowhere
         if not settings.controls or not _has_controls(name, probe):
-            keep(probe)  # one that has its controls stays until there is another that has them
+            keep_it(probe)  # one that has its controls stays until there is another that has them
         yield 1.0, Trained(probe, frame, said)
         job.report(0.0, "Judging the state of every layer")
         probe = with_layers(
             probe, loaded, frame, progress=lambda done, total: job.report(done / total)
         )
         if not settings.controls or not _has_controls(name, probe):
-            keep(probe)
+            keep_it(probe)
         yield 1.0, Trained(probe, frame, said)
         if not settings.controls:
             return
@@ -117,10 +120,14 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
         encoded = encoded_then("Judging the controls")
         probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
-        keep(probe)
+        keep_it(probe)
         yield 1.0, Trained(probe, frame, said)
 
     return work
+
+
+def _nowhere(_: Probe) -> None:
+    """Keep nothing of a visitor's own file on a public server; his session has the probe."""
 
 
 def _has_controls(name: str, probe: Probe) -> bool:
@@ -197,6 +204,7 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
     if st.session_state.get("shown") not in probes:
         st.session_state.pop("shown", None)
     chosen = None
+    public = limits().public  # what is kept there is everybody's
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         if probes:
             chosen = st.selectbox(
@@ -204,11 +212,12 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
                 key="shown", persist_state="session", width=420,
             )  # fmt: skip
             probe = probes[chosen]
-            # Another name makes it another popover, which is closed.
-            with st.popover("Rename", key=f"renaming:{chosen}:{probe.name}"):
-                field = f"rename:{chosen}"
-                st.text_input("Name", probe.name[:80], max_chars=80, key=field)
-                st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
+            if not public:
+                # Another name makes it another popover, which is closed.
+                with st.popover("Rename", key=f"renaming:{chosen}:{probe.name}"):
+                    field = f"rename:{chosen}"
+                    st.text_input("Name", probe.name[:80], max_chars=80, key=field)
+                    st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
             st.download_button(
                 "Export",
                 probe.to_json,
@@ -217,18 +226,20 @@ def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
                 key="export",
                 on_click="ignore",
             )
-            with st.popover("Delete"):
-                st.markdown("Traces made with it stay; the probe has to be trained again.")
-                st.button("Delete it", on_click=forget, args=(probe,), key="delete")
-        with st.popover("Import" if probes else "Import a probe"):
-            st.file_uploader(
-                "A probe that was exported",
-                "json",
-                key="import",
-                max_upload_size=PROBE_MEGABYTES,
-                on_change=_import_probe,
-                args=(name,),
-            )
+            if not public:
+                with st.popover("Delete"):
+                    st.markdown("Traces made with it stay; the probe has to be trained again.")
+                    st.button("Delete it", on_click=forget, args=(probe,), key="delete")
+        if not public:
+            with st.popover("Import" if probes else "Import a probe"):
+                st.file_uploader(
+                    "A probe that was exported",
+                    "json",
+                    key="import",
+                    max_upload_size=PROBE_MEGABYTES,
+                    on_change=_import_probe,
+                    args=(name,),
+                )
     if refused := st.session_state.pop("import:refused", ""):
         st.error(plain(refused), icon=":material/error:")
     if said := st.session_state.pop("import:said", ""):
@@ -312,14 +323,24 @@ def probes_of(name: str) -> dict[str, Probe]:
     description = hub.describe_folder(model_folder(name))
     if description is None:
         return {}
+    identity = description["sha256"]
     files = sorted((path.name, path.stat().st_mtime_ns) for path in kept_folder().glob("*.json"))
-    return _probes_of(description["sha256"], tuple(files))
+    return _own_probe(identity) | _probes_of(identity, tuple(files))
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _probes_of(identity: str, files: tuple[tuple[str, int], ...]) -> dict[str, Probe]:
     """Read again only when a file has changed: a report is long."""
     return {key_of(probe): probe for probe in kept_probes(identity)}
+
+
+def _own_probe(identity: str) -> dict[str, Probe]:
+    """What this visitor has trained last, which a public server does not keep for all."""
+    current = job("probe")
+    trained = current.progress().partial if current is not None and limits().public else None
+    if trained is None or trained.probe.model_identity != identity:
+        return {}
+    return {key_of(trained.probe): trained.probe}
 
 
 def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
