@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import click
 
+from core.commands.export import export, figures
 from core.commands.models import models, setup
 from core.commands.probe import probe
 from core.commands.recipes import run
 from core.commands.shared import Commands
+from core.commands.sweep import sweep
 from core.commands.trace import trace
 
 
@@ -20,7 +22,7 @@ def main() -> None:
     """Find out where a language model stores and uses the sentiment of a tweet."""
 
 
-for command in (setup, models, probe, trace, run):
+for command in (setup, models, probe, trace, sweep, run, export, figures):
     main.add_command(command)
 
 if __name__ == "__main__":

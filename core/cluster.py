@@ -1,0 +1,254 @@
+"""The same sweep on many machines: a Ray cluster traces, this process alone writes the store.
+
+Actors hold the model, one on each GPU, or one for every few cores where there is no GPU. Each gets
+one batch of the plan at a time and sends back what `core.sweep.trace_batch` makes of it. Where an
+actor is lost (its node went down, its process was killed), the batch that it had in hand goes to
+another one; all that was written before stays as it is. Nodes that join are put to work.
+
+The store is the same as without Ray, so a sweep can begin on one machine and go on on a cluster,
+or be watched, paused and stopped from anywhere that sees the store.
+
+Ray is an extra: `pip install -r requirements-ray.txt`. Start a cluster with `ray start --head` on
+one machine and `ray start --address=HOST:PORT` on the others, with SentiTrace's requirements
+installed on each and the model on its disk (`python -m core setup`, or a folder that all see);
+`core` itself is sent along.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.sweep import Claims, Failure, ModelName, Status, Store, Task, check_model, trace_batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CORES = 4
+"""Cores of one actor, where there is no GPU."""
+
+MOST_LOSSES = 3
+"""A batch that was in hand when this many actors were lost is taken to be their undoing."""
+
+_LOOK_SECONDS = 2.0  # how often new nodes are looked for
+_WAIT_SECONDS = 0.5  # how long a wish to pause or stop may go unnoticed
+
+log = logging.getLogger(__name__)
+
+
+def run_on_ray(
+    store: Store,
+    address: str = "auto",
+    *,
+    device: str | None = None,
+    cores: int = CORES,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[Status]:
+    """Work at a sweep on a Ray cluster until nothing is left, or `pause` or `stop` is asked for.
+
+    Args:
+        address: of the cluster's head; "auto" finds the cluster of this machine, and where there
+            is none starts one of this machine alone.
+        device: "cpu" leaves GPUs alone.
+        cores: of one actor, where there is no GPU.
+        progress: as in `core.sweep.run`.
+
+    Yields:
+        The store's status, at most every half second.
+
+    Raises:
+        ValueError: Ray is not installed, the cluster cannot be reached, or an actor cannot load
+            the model.
+    """
+    if cores < 1:
+        raise ValueError(f"An actor needs at least 1 core, not {cores}.")
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, address)
+    try:
+        with store.claims() as claims:
+            store._wish("run")
+            crew = _Crew(ray, store, claims, device, cores)
+            try:
+                yield from crew.work(progress)
+            finally:
+                crew.dismiss()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "Ray is not installed; run `pip install -r requirements-ray.txt`, or leave out --ray."
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    # Actors on other machines need not have this folder: the package travels.
+    options = {
+        "runtime_env": {"py_modules": [str(Path(__file__).parent)]},
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "include_dashboard": False,
+    }
+    try:
+        ray.init(address=address, **{k: v for k, v in options.items() if k != "include_dashboard"})
+    except ConnectionError as error:
+        if address != "auto":
+            raise ValueError(
+                f"There is no Ray cluster at {address!r}; start one with `ray start --head`, and "
+                "give the address that it prints."
+            ) from error
+        ray.init(**options)
+
+
+class Tracer:
+    """The actor: a model in memory, that traces the batches which it is given."""
+
+    def __init__(self, name: ModelName, task: Task, device: str | None, threads: int | None):
+        """Load the model; where it is not the sweep's, say so instead of tracing."""
+        import torch
+
+        import core  # noqa: F401  # sets up how torch waits, before torch is imported
+        from core.models import load_model
+
+        self._model = load_model(
+            name.name, device=device, dtype=name.dtype, untrained=name.untrained
+        )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        check_model(self._model, name)
+        self._task = task
+
+    def trace(self, rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[Failure]]:
+        """Trace one batch."""
+        return trace_batch(self._model, self._task, rows)
+
+
+@dataclass
+class _Crew:
+    """The actors of one sweep, and what each has in hand."""
+
+    ray: Any
+    store: Store
+    claims: Claims
+    device: str | None
+    cores: int
+    actors: list[Any] = field(default_factory=list)
+    in_hand: dict[Any, tuple[Any, int, float]] = field(default_factory=dict)  # by reference
+    again: deque[int] = field(default_factory=deque)  # batches of actors that were lost
+    losses: Counter[int] = field(default_factory=Counter)
+
+    def work(self, progress: Callable[[float], None] | None) -> Iterator[Status]:
+        """Hand out batches and write what comes back."""
+        looked = told = -float("inf")
+        yield self.store.status()
+        while True:
+            wanted = self.store.wanted
+            if wanted == "stop":
+                return
+            if wanted == "run" and time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                self._hire()
+            if wanted == "run":
+                self._hand_out()
+            if not self.in_hand:
+                if wanted == "pause" or self._all_done():
+                    yield self.store.status()
+                    return
+                time.sleep(_WAIT_SECONDS)  # another process has the rest in hand
+            else:
+                ready, _ = self.ray.wait(list(self.in_hand), timeout=_WAIT_SECONDS)
+                for reference in ready:
+                    self._take_back(reference)
+            if time.monotonic() - told > _WAIT_SECONDS:
+                told = time.monotonic()
+                status = self.store.status()
+                if progress is not None:
+                    progress(status.fraction)
+                yield status
+
+    def dismiss(self) -> None:
+        """Let go of all actors."""
+        for actor in self.actors:
+            self.ray.kill(actor)
+        self.actors.clear()
+        self.in_hand.clear()
+
+    def _all_done(self) -> bool:
+        return not self.again and len(self.store.finished()) == len(self.store._weights)
+
+    def _hire(self) -> None:
+        """Make an actor for every GPU, or every few cores, that has none."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        gpus = 0 if self.device == "cpu" else sum(int(node.get("GPU", 0)) for node in nodes)
+        if gpus:
+            options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1}
+            places, threads, device = gpus, None, self.device
+        else:
+            most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
+            threads = max(1, min(self.cores, most))
+            options = {"num_cpus": threads}
+            places = sum(int(node.get("CPU", 0)) // threads for node in nodes)
+            device = "cpu"
+        actor = self.ray.remote(**options)(Tracer)
+        waiting = len(self.store._weights) - len(self.store.finished())
+        for _ in range(min(places, waiting) - len(self.actors)):
+            self.actors.append(actor.remote(self.store.model, self.store.task, device, threads))
+
+    def _hand_out(self) -> None:
+        """Give each actor without work a batch."""
+        busy = {actor for actor, _, _ in self.in_hand.values()}
+        for actor in self.actors:
+            if actor in busy:
+                continue
+            batch = self.again.popleft() if self.again else self.claims.take()
+            if batch is None:
+                return
+            reference = actor.trace.remote(self.store.batch(batch))
+            self.in_hand[reference] = (actor, batch, time.monotonic())
+
+    def _take_back(self, reference: Any) -> None:
+        """Write what an actor brought; where it was lost, put its batch first in line."""
+        actor, batch, began = self.in_hand.pop(reference)
+        errors = self.ray.exceptions
+        try:
+            table, failures = self.ray.get(reference)
+        except errors.RayTaskError:
+            raise  # a fault of the program: another actor would fail as well
+        except errors.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                raise ValueError(
+                    f"An actor could not load {self.store.model.name!r}: {_last_line(error)}"
+                ) from error
+            log.warning("An actor was lost; batch %d goes to another one", batch)
+            self.actors.remove(actor)
+            self.losses[batch] += 1
+            if self.losses[batch] < MOST_LOSSES:
+                self.again.appendleft(batch)
+                return
+            reason = f"The process that traced it was lost {MOST_LOSSES} times."
+            failures = [
+                Failure(int(row["number"]), int(row["row"]), reason)
+                for row in self.store.batch(batch)
+            ]
+            table = None
+        self.store.write(batch, table, failures)
+        # Actors work side by side, so a batch costs the sweep its share of the time.
+        self.claims.done(batch, (time.monotonic() - began) / max(1, len(self.actors)))
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
