@@ -20,7 +20,7 @@ def main() -> None:
     with left:
         text = ask_tweet()
         asked = tracing.span_choice(model, text)
-        settings = tracing.settings_choice(asked) if asked else None
+        settings = tracing.settings_choice(asked)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         run = st.button("Run trace", type="primary", key="run", disabled=settings is None)

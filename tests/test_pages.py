@@ -15,7 +15,7 @@ from core.datasets import dataset_file
 from core.jobs import Progress
 from core.models import model_folder
 from core.results import PROXIES
-from core.session import probing, tracing
+from core.session import asking, cells, probing, tracing
 
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 60.0  # seconds until a job that hangs is called failed
@@ -65,6 +65,15 @@ def titles(page: AppTest) -> list[str]:
     return [chart["title"]["text"] for chart in charts(page) if "title" in chart]
 
 
+def said(text: str) -> str:
+    """As Markdown that is to be read as it was typed."""
+    return session.plain(text)
+
+
+def result_of(page: AppTest):
+    return page.session_state["job:trace"].progress().partial
+
+
 # --- every page ----------------------------------------------------------------------------------
 
 
@@ -93,14 +102,17 @@ def test_the_dashboard_leads_to_every_page(name):
 # --- the trace page ------------------------------------------------------------------------------
 
 
-def test_an_empty_page_says_what_will_be_there_and_which_model_is_chosen():
+def test_a_first_visit_shows_an_example_that_is_called_one():
     page = open_page()
+    assert not page.exception
     assert page.selectbox("model").value == "gpt2"
     assert "original experiment" in page.caption[0].value
     assert any("Not trained yet" in caption.value for caption in page.caption)
-    assert any("What you will see" in text.value for text in page.markdown)
+    assert any("An example, traced before" in info.value for info in page.info)
+    assert titles(page) == ["Hidden state", "MLP", "Attention"]
+    assert any("Early site at" in text.value for text in page.markdown)
     assert page.button("stop").disabled
-    assert not charts(page)
+    assert "job:trace" not in page.session_state
 
 
 def test_an_example_fills_the_tweet():
@@ -114,10 +126,11 @@ def test_a_trace_shows_three_panels_on_one_scale_and_what_they_mean():
     page = run_trace(open_page(), "good day, terrible hours")
     assert not page.exception
     assert not page.error
+    assert not page.info
     assert page.subheader[0].value.startswith(("Positive, P(positive) ", "Negative, P(positive) "))
-    assert any("Total effect" in text.value for text in page.markdown)
+    assert any("total effect" in text.value for text in page.markdown)
     assert titles(page) == ["Hidden state", "MLP", "Attention"]
-    bar, *panels = charts(page)
+    bar, *panels = charts(page)[:4]
     scales = [panel["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in panels]
     assert scales[0] == scales[1] == scales[2]
     end = scales[0][-1]
@@ -125,10 +138,6 @@ def test_a_trace_shows_three_panels_on_one_scale_and_what_they_mean():
     assert bar["encoding"]["x"]["scale"]["domain"] == [-end, end]
     assert any("2 noise samples" in caption.value for caption in page.caption)
     assert page.button("stop").disabled
-    assert [button.proto.label for button in page.get("download_button")] == [
-        "Save as PNG",
-        "Save as SVG",
-    ]
 
 
 def test_the_probe_is_kept_and_its_accuracy_shown():
@@ -147,7 +156,7 @@ def test_another_proxy_is_read_without_running_the_model():
     page.selectbox("proxy").set_value("probability").run()
     assert model.block_calls == calls
     assert charts(page) != spec
-    assert any(PROXIES["probability"] in text.value for text in page.markdown)
+    assert any(said(PROXIES["probability"]) in text.value for text in page.markdown)
 
 
 def test_the_result_and_the_questions_stay_when_the_page_is_left():
@@ -162,26 +171,93 @@ def test_the_result_and_the_questions_stay_when_the_page_is_left():
     assert app.slider("samples").value == 3
 
 
-def test_one_word_can_be_corrupted():
+@pytest.mark.parametrize(
+    ("numbers", "corrupt", "span"),
+    [([3], "word:3", ["\u00b7bad"]), ([0, 3], None, ["go", "od", "\u00b7bad"])],
+)
+def test_words_can_be_clicked_to_be_corrupted(numbers, corrupt, span):
+    text = "good day, bad hours"
     page = open_page()
-    page.text_area("tweet").set_value("good day, bad hours").run()
-    page.selectbox("corrupt").set_value("One word").run()
-    word = page.selectbox("word:good day, bad hours")
-    assert word.options == ["good", "day", ",", "bad", "hours"]
-    word.set_value(3)
+    page.text_area("tweet").set_value(text).run()
+    page.button_group("corrupt").set_value("words").run()
+    words = page.button_group(f"words:{text}")
+    assert words.options == [
+        "good",
+        "day",
+        said(","),
+        "bad",
+        "hours",
+    ]
+    assert page.button("run").disabled
+    assert any("at least one word" in caption.value for caption in page.caption)
+    words.set_value(numbers).run()
     page.button("run").click().run()
     finish(page)
-    result = page.session_state["job:trace"].progress().partial
-    assert result.settings.corrupt == "word:3"
-    starred = [
-        label for label in json.loads(label_literal(charts(page)[1])) if label.endswith(" *")
-    ]
-    assert starred == ["\u00b7bad *"]
+    result = result_of(page)
+    assert corrupt in (None, result.settings.corrupt)
+    assert [result.tokens[position] for position in result.corrupted_span] == span
+    starred = [label for label in labels_of(charts(page)[1]) if label.endswith(" *")]
+    assert starred == [f"{token} *" for token in span]
 
 
-def label_literal(panel: dict) -> str:
+def test_tokens_can_be_picked_by_hand():
+    text = "awful hours"
+    page = open_page()
+    page.text_area("tweet").set_value(text).run()
+    page.button_group("corrupt").set_value("tokens").run()
+    page.button_group(f"tokens:{text}").set_value([1]).run()
+    page.button("run").click().run()
+    assert result_of(finish(page)).corrupted_span == (1,)
+
+
+def labels_of(panel: dict) -> list[str]:
     expression = panel["layer"][0]["encoding"]["y"]["axis"]["labelExpr"]
-    return expression.removesuffix("[datum.value]")
+    return list(json.loads(expression.removeprefix("(").removesuffix(")[datum.value]")).values())
+
+
+def test_words_cannot_be_clicked_before_there_are_any():
+    page = open_page()
+    page.button_group("corrupt").set_value("words").run()
+    assert page.button("run").disabled
+    assert any("Type a tweet first" in caption.value for caption in page.caption)
+
+
+@pytest.mark.parametrize("how", ["uniform", "mean"])
+def test_other_corruptions_reach_the_trace(how):
+    page = open_page()
+    page.selectbox("how").set_value(how).run()
+    assert page.slider("noise").disabled == (how == "mean")
+    page.text_area("tweet").set_value("good day, bad hours")
+    if how == "uniform":
+        page.slider("samples").set_value(2)
+    page.button("run").click().run()
+    result = result_of(finish(page))
+    assert result.settings.corruption == how
+    assert result.samples_done == (2 if how == "uniform" else 1)
+    assert not page.exception
+    if how == "mean":
+        assert any("exact, since the corruption" in unescape(c.value) for c in page.caption)
+
+
+def test_a_counterfactual_is_proposed_and_its_length_compared():
+    text = "not good"
+    page = open_page()
+    page.text_area("tweet").set_value(text).run()
+    page.selectbox("how").set_value("counterfactual").run()
+    assert page.text_input(f"other:{text}").value == "not bad"
+    assert any("Lengths match" in caption.value for caption in page.caption)
+    page.text_input(f"other:{text}").set_value("not bad hours").run()
+    assert any("Lengths differ" in caption.value for caption in page.caption)
+    assert page.button("run").disabled
+    page.text_input(f"other:{text}").set_value("not bad").run()
+    page.button("run").click().run()
+    result = result_of(finish(page))
+    assert result.settings.counterfactual == "not bad"
+    assert [result.tokens[position] for position in result.corrupted_span] == ["\u00b7good"]
+
+
+def unescape(shown: str) -> str:
+    return "".join(unescaped(shown))
 
 
 def test_settings_reach_the_trace():
@@ -273,6 +349,7 @@ def test_stop_keeps_what_is_there(monkeypatch):
     assert not page.button("stop").disabled
     assert titles(page) == ["Hidden state", "MLP", "Attention"]
     assert any("1 noise sample of 10" in caption.value for caption in page.caption)
+    assert any("no interval yet" in text.value for text in page.markdown)
     page.button("stop").click().run()
     go_on.set()
     finish(page)
@@ -342,9 +419,292 @@ def test_how_far_a_job_is_in_words(seen, line):
 
 def test_downloads_are_made_when_they_are_asked_for(monkeypatch):
     made = []
-    monkeypatch.setattr("core.export.figure_bytes", lambda chart, form: made.append(form))
-    run_trace(open_page(), "good day")
+    monkeypatch.setattr(
+        "core.session.saving.figure_bytes", lambda chart, form, **options: made.append(form)
+    )
+    page = run_trace(open_page(), "good day")
+    assert any(button.proto.label == "PNG" for button in page.get("download_button"))
     assert made == []
+
+
+# --- how a result is shown -----------------------------------------------------------------------
+
+
+def test_effects_can_be_shown_in_percent_of_the_total_effect():
+    page = run_trace(open_page(), "good day, bad hours")
+    calls = session.model("gpt2").block_calls
+    page.button_group("unit").set_value("share").run()
+    assert any("in percent" in caption.value for caption in page.caption)
+    assert session.model("gpt2").block_calls == calls
+
+
+def test_rows_can_be_words():
+    page = run_trace(open_page(), "awful hours today")
+    tokens = labels_of(charts(page)[1])
+    page.button_group("rows").set_value("words").run()
+    words = labels_of(charts(page)[1])
+    assert words[:3] == ["awful *", "hours *", "today *"]
+    assert len(words) < len(tokens)
+
+
+def test_one_kind_can_be_shown_large():
+    page = run_trace(open_page(), "good day, bad hours")
+    small = charts(page)[1]["height"]
+    page.button_group("panels").set_value("mlp").run()
+    assert titles(page) == ["MLP"]
+    assert charts(page)[1]["height"] > small
+
+
+def test_a_long_tweet_scrolls_inside_its_figure_and_is_small_to_send():
+    text = "so good \U0001f600 bad https://example.org day, " * 3
+    page = run_trace(open_page(), text)
+    assert not page.exception
+    drawn = charts(page)[1:7]
+    assert [chart.get("title", {}).get("text") for chart in drawn] == [
+        *("Hidden state", None, "MLP", None, "Attention", None)
+    ]
+    sent = sum(len(chart.proto.SerializeToString()) for chart in page.get("vega_lite_chart"))
+    assert sent < 1_000_000
+
+
+def test_a_trace_that_says_nothing_is_grey_and_offers_stronger_noise(monkeypatch):
+    from core.findings import Health
+
+    monkeypatch.setattr("core.findings.health_of", lambda result: Health(False, "Nothing is left."))
+    page = run_trace(open_page(), "good day")
+    assert any("Nothing is left" in text.value for text in page.markdown)
+    ramp = charts(page)[1]["layer"][0]["encoding"]["color"]["scale"]["range"]
+    assert ramp[0].startswith("rgba(90, 90, 90")
+    page.button("ask:noise:start").click().run()
+    page = answered(page, "noise")
+    assert not page.error
+    found = page.session_state["job:ask:noise"].progress().partial
+    assert found["scale"].tolist() == [1, 2, 3, 4, 5]
+    assert any("1 to 5 standard deviations" in caption.value for caption in page.caption)
+
+
+def test_the_noise_that_works_can_be_taken(monkeypatch):
+    frame = pd.DataFrame(
+        {
+            "scale": [1.0, 2.0, 3.0],
+            "total_effect": [0.1, 2.0, 3.0],
+            "lower": [-0.2, 1.0, 2.0],
+            "upper": [0.4, 3.0, 4.0],
+            "probability": [0.9, 0.4, 0.3],
+            "word": [" good"] * 3,
+            "changes": [True, True, True],
+        }
+    )
+    monkeypatch.setattr(asking, "total_effects", lambda *arguments, **options: frame)
+    page = run_trace(open_page(), "good day")
+    if not any(button.key == "ask:noise:start" for button in page.button):
+        page.button_group("further").set_value("noise").run()
+    page.button("ask:noise:start").click().run()
+    page = answered(page, "noise")
+    assert page.button("use noise").label == "Trace with 2 standard deviations"
+    page.button("use noise").click().run()
+    assert result_of(finish(page)).settings.noise_scale == 2.0
+
+
+# --- one cell ------------------------------------------------------------------------------------
+
+
+def with_cell(page: AppTest, cell=("hidden", 1, 2)) -> AppTest:
+    page.session_state["cell"] = cell
+    page.run()
+    page.session_state["job:cell"].wait(PATIENCE)
+    return page.run()
+
+
+@pytest.mark.parametrize("kind", ["hidden", "mlp", "attn"])
+def test_a_cell_shows_its_samples_words_neighbours_tokens_and_lens(kind):
+    page = with_cell(run_trace(open_page(), "good day, bad hours", samples=3), (kind, 1, 2))
+    assert not page.exception
+    assert not page.error
+    shown = titles(page)
+    for title in ("Every noise sample", "The two words in the three runs", "Along the layers"):
+        assert title in shown
+    assert ("Each head alone" in shown) == (kind == "attn")
+    headings = [text.value for text in page.markdown]
+    assert "**Next tokens**" in headings
+    assert "**Logit lens**" in headings
+    next_tokens, lens = page.dataframe[0].value, page.dataframe[1].value
+    assert list(next_tokens.columns) == ["Clean", "Corrupted", "Restored"]
+    assert list(lens.columns) == ["Clean", "Corrupted"]
+
+
+def test_the_numbers_of_a_cell_are_those_of_the_trace():
+    page = run_trace(open_page(), "good day, bad hours", samples=3)
+    result = result_of(page)
+    samples = cells.sample_table(result, ("mlp", 1, 2))
+    assert samples["effect"].tolist() == result.sample_effects["mlp"][:, 1, 2].tolist()
+    assert samples["mean"].iloc[0] == pytest.approx(result.effects["mlp"][1, 2])
+    runs = cells.run_table(result, ("mlp", 1, 2)).set_index(["run", "word"])["probability"]
+    good = result.under("good")
+    assert runs["clean", "good"] == pytest.approx(good.high)
+    assert runs["corrupted", "good"] == pytest.approx(good.low)
+    assert runs["restored", "good"] == pytest.approx(good.low + good.effects["mlp"][1, 2])
+
+
+def test_arrow_keys_move_between_cells_and_stop_at_the_edges():
+    page = with_cell(run_trace(open_page(), "good day"), ("hidden", 0, 1))
+    for button, cell in [
+        ("Right", ("hidden", 1, 1)),
+        ("Down", ("hidden", 1, 2)),
+        ("Left", ("hidden", 0, 2)),
+        ("Left", ("hidden", 0, 2)),
+        ("Up", ("hidden", 0, 1)),
+    ]:
+        assert page.button(f"move:{button}").proto.shortcut.lower().endswith(button.lower())
+        page.button(f"move:{button}").click().run()
+        assert page.session_state["cell"] == cell
+    page.button("move:close").click().run()
+    assert page.session_state["cell"] is None
+    assert "Every noise sample" not in titles(page)
+
+
+def test_a_click_takes_the_cell_by_which_the_selection_changed(monkeypatch):
+    class State(dict):
+        __getattr__ = dict.__getitem__
+        __setattr__ = dict.__setitem__
+
+    state = State()
+    monkeypatch.setattr(cells.st, "session_state", state)
+    first, second = {"layer": 3, "position": 1}, {"layer": 5, "position": 2}
+    for selected, cell in [
+        ([first], ("mlp", 3, 1)),
+        ([first, second], ("mlp", 5, 2)),
+        ([second], ("mlp", 3, 1)),  # clicked again, after the keys have led elsewhere
+        ([], ("mlp", 5, 2)),
+    ]:
+        state["heatmap:mlp"] = {"selection": {"cell": selected}}
+        cells.take_click("mlp")
+        assert state["cell"] == cell
+
+
+def test_a_cell_that_another_trace_does_not_have_is_left_out():
+    page = run_trace(open_page(), "good day")
+    page.session_state["cell"] = ("hidden", 99, 2)
+    page.run()
+    assert not page.exception
+    assert "Every noise sample" not in titles(page)
+
+
+def test_a_cell_of_a_model_that_is_not_here_is_shown_without_looking():
+    page = open_page()  # the example is the embedded model's, which this cache folder lacks
+    page.session_state["cell"] = ("hidden", 3, 12)
+    page.run()
+    assert not page.exception
+    assert "Every noise sample" in titles(page)
+    assert any("not on this disk" in caption.value for caption in page.caption)
+
+
+# --- further questions ---------------------------------------------------------------------------
+
+
+def answered(page: AppTest, name: str) -> AppTest:
+    page.session_state[f"job:ask:{name}"].wait(PATIENCE)
+    return page.run()
+
+
+def ask_further(page: AppTest, name: str) -> AppTest:
+    page.button_group("further").set_value(name).run()
+    assert any(asking.QUESTIONS[name].sentence in text.value for text in page.markdown)
+    page.button(f"ask:{name}:start").click().run()
+    return answered(page, name)
+
+
+@pytest.fixture
+def healthy(monkeypatch):
+    from core.findings import Health
+
+    monkeypatch.setattr("core.findings.health_of", lambda result: Health(True, "All is well."))
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize("name", list(asking.QUESTIONS))
+def test_every_further_question_is_answered_in_place(name):
+    page = run_trace(open_page(), "good day, bad hours", samples=3)
+    before = len(charts(page))
+    page = ask_further(page, name)
+    assert not page.exception
+    assert not page.error
+    assert len(charts(page)) > before
+    calls = session.model("gpt2").block_calls
+    page.selectbox("proxy").set_value("log_ratio").run()
+    if name not in ("words", "noise"):  # they are sums over passes, not traces
+        assert len(charts(page)) > before
+    assert session.model("gpt2").block_calls == calls
+
+
+@pytest.mark.usefixtures("healthy")
+def test_two_corruptions_are_compared_cell_by_cell():
+    page = ask_further(run_trace(open_page(), "good day, bad hours", samples=3), "corruption")
+    shown = [unescape(text.value) for text in page.markdown]
+    assert any("gaussian noise" in text and "largest at" in text for text in shown)
+    assert any("% are shared" in text for text in shown)
+    where = page.dataframe[0].value["where"]
+    assert set(where) <= {"in both", "gaussian noise only", "mean embedding only"}
+
+
+@pytest.mark.usefixtures("healthy")
+def test_an_answer_belongs_to_the_trace_that_was_asked_about():
+    page = ask_further(run_trace(open_page(), "good day, bad hours"), "words")
+    page = run_trace(page, "awful day")
+    assert not any("matters most" in text.value for text in page.markdown)
+
+
+# --- the address ---------------------------------------------------------------------------------
+
+
+def reopened(page: AppTest) -> AppTest:
+    """A new visitor who follows the link."""
+    other = AppTest.from_file(str(ROOT / "pages" / "trace.py"), default_timeout=60)
+    for key, values in page.query_params.items():
+        other.query_params[key] = values
+    return other.run()
+
+
+def test_a_link_reproduces_the_view_without_running_the_model_again():
+    text = "good day, bad hours"
+    page = open_page()
+    page.text_area("tweet").set_value(text).run()
+    page.button_group("corrupt").set_value("words").run()
+    page.button_group(f"words:{text}").set_value([0, 3]).run()
+    page.slider("noise").set_value(2.5)
+    page.number_input("seed").set_value(4)
+    page = run_trace(page, text, samples=3)
+    page.selectbox("proxy").set_value("log_ratio")
+    page.button_group("unit").set_value("share")
+    page = with_cell(page, ("mlp", 2, 3))
+    before, calls = charts(page), session.model("gpt2").block_calls
+    again = reopened(page)
+    again.session_state["job:trace"].wait(PATIENCE)
+    assert session.model("gpt2").block_calls == calls  # from the samples that are kept
+    again.run()
+    again.session_state["job:cell"].wait(PATIENCE)
+    again.run()
+    assert charts(again) == before
+    assert again.text_area("tweet").value == text
+    assert again.query_params == page.query_params
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"model": "no such model", "tweet": "good day"},
+        {"noise": "a lot", "samples": "-3", "proxy": "wish", "unit": "", "cell": "hidden"},
+        {"model": "gpt2", "tweet": "good day", "corrupt": "words", "span": "7.900.x"},
+        {"model": "gpt2", "tweet": "good day", "how": "counterfactual", "other": "much longer day"},
+        {"cell": "hidden-1-2-3", "probe": "../../etc"},
+    ],
+)
+def test_an_address_that_means_nothing_does_no_harm(link):
+    page = AppTest.from_file(str(ROOT / "pages" / "trace.py"), default_timeout=60)
+    for key, value in link.items():
+        page.query_params[key] = value
+    page.run()
+    assert not page.exception
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import streamlit as st
 
-from core import figures
+from core import figures, logs
 from core.jobs import Job, Progress, Queue, Step, Work
 from core.limits import limits
 from core.models import REGISTRY, Model, availability, default_model, is_on_disk, load_model
@@ -41,6 +41,7 @@ PAGES = ("trace", "probes", "average", "compare", "interventions", "method")
 @st.cache_resource(show_spinner=False)
 def queue() -> Queue:
     """The server's one queue: all users' background work stands in it."""
+    logs.set_up()
     jobs = Queue()
     # A thread that still computes while Python takes itself apart brings the process down.
     atexit.register(jobs.close, patience=5.0)

@@ -85,8 +85,8 @@ def _draw_words(result: TraceResult, found: pd.DataFrame) -> None:
     chart = trace_figures.word_bars(frame, unit=unit, theme=session.theme())
     most = frame.iloc[int(frame["total_effect"].abs().argmax())]
     st.markdown(
-        f"**\u201c{session.plain(str(most['text']))}\u201d** matters most: corrupted alone it "
-        f"takes away {figures.rounded(float(most['total_effect']))}."
+        f"**\u201c{session.plain(str(most['text']))}\u201d** matters most: its total effect alone "
+        f"is {session.plain(_interval(most))} in {unit}."
     )
     st.altair_chart(chart, key="ask:words")
     said = (
@@ -95,6 +95,11 @@ def _draw_words(result: TraceResult, found: pd.DataFrame) -> None:
         "interval holds zero are faded."
     )
     _end("each word in turn", {"Each word": chart}, {"each word": frame}, said)
+
+
+def _interval(row: pd.Series[Any]) -> str:
+    effect = float(row["total_effect"])
+    return figures.with_interval(effect, float(row["upper"]) - effect)
 
 
 def _draw_noise(result: TraceResult, found: pd.DataFrame) -> None:
@@ -319,12 +324,14 @@ def ask(name: str, result: TraceResult) -> None:
             session.follow(job, seen)
     if seen.error:
         st.error(session.plain(seen.error), icon=":material/error:")
-    if seen.partial is not None:
-        found = seen.partial
+    if seen.partial is None:
+        return
+    found = seen.partial
+    with st.container(width="stretch" if name in ("corruption", "reverse") else 860):
         if isinstance(found, TraceResult):
             found = found.under(result.settings.proxy)
         elif isinstance(found, dict):
-            found = {key: other.under(result.settings.proxy) for key, other in found.items()}
+            found = {path: other.under(result.settings.proxy) for path, other in found.items()}
         question.draw(result, found)
 
 
@@ -339,7 +346,7 @@ def _settings_of(name: str, result: TraceResult) -> TraceSettings | None:
         settings = replace(settings, corruption="noise")
     if name == "reverse":
         turned: Direction = "corrupt" if settings.direction == "restore" else "restore"
-        return replace(settings, direction=turned)
+        return replace(settings, direction=turned, proxy="log_odds")
     if name != "corruption":
         # A proxy is read from traces; sums over passes are in the proxy that is asked.
         return settings if name in ("words", "noise") else replace(settings, proxy="log_odds")

@@ -128,9 +128,9 @@ def span_choice(name: str, text: str) -> TraceSettings | None:
     return None if span is None else replace(settings, corrupt=span)
 
 
-def settings_choice(asked: TraceSettings) -> TraceSettings:
-    """How a trace is made, folded away behind the paper's defaults."""
-    draws = asked.corruption in ("noise", "uniform")
+def settings_choice(asked: TraceSettings | None) -> TraceSettings | None:
+    """How a trace is made, folded away behind the paper's defaults; None if nothing is asked."""
+    draws = asked is None or asked.corruption in ("noise", "uniform")
     with st.expander("Settings", key="settings"):
         first, second = st.columns(2)
         noise_scale = first.slider(
@@ -175,6 +175,8 @@ def settings_choice(asked: TraceSettings) -> TraceSettings:
             disabled=not draws,
             help="The same seed draws the same noise.",
         )
+    if asked is None:
+        return None
     return replace(asked, samples=samples, noise_scale=noise_scale, seed=seed, window=window)
 
 
