@@ -782,6 +782,8 @@ def _role_axis(named: Mapping[int, str], labels: Labels) -> alt.Axis | None:
         labelExpr=label,
         labelLimit=190,
         labelOverlap=False,
+        labelFlush=False,
+        labelBound=False,
         labelPadding=6,
         labelFontSize=12,
         grid=False,

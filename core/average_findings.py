@@ -8,7 +8,7 @@ rule as for one trace (`core.findings`), over tweets instead of noise samples.
 early and middle layers, carried by MLPs, and a late site at the last token, carried by attention.
 Moved to tweets, the early site is looked for at the roles of the tweet in the first two thirds of
 the layers, the late one at the roles of the prompt's own words. A site must carry at least
-`core.findings.SMALLEST_SHARE` of the average total effect.
+`core.findings.SMALLEST_SHARE` of the average total effect, at a role that `FEWEST` tweets have.
 
 **Claims.** Four sentences of that picture are each held against the numbers. One is shown, or
 refuted, only where the 95% intervals of the two things it compares do not overlap, which is a
@@ -41,6 +41,10 @@ RULE = (
     "intervals over tweets)."
 )
 
+FEWEST = 10
+"""Tweets that must have a role before anything is said of it: an interval from fewer is too
+narrow."""
+
 _REACH = 1.96  # half an interval in standard errors
 
 
@@ -64,14 +68,16 @@ class Peak:
     share: float
 
     @property
-    def sentence(self) -> str:
-        """The peak in words."""
+    def where(self) -> str:
+        """Role and layers, and how much is carried there."""
         first, last = self.layers
         layers = f"layer {first}" if first == last else f"layers {first} to {last}"
-        return (
-            f"{PLACES[self.kind]} at \u201c{self.title}\u201d, {layers}, up to {self.share:.0%} "
-            f"of the total effect"
-        )
+        return f"{self.title}, {layers}, up to {self.share:.0%} of the total effect"
+
+    @property
+    def sentence(self) -> str:
+        """The same with the kind of site."""
+        return f"{PLACES[self.kind]} at {self.where}"
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ def _peaks(average: Average, frame: pd.DataFrame, side: Side) -> tuple[Peak, ...
 
 def _places(frame: pd.DataFrame, average: Average, side: Side) -> pd.DataFrame:
     """Cells where a site of this side is looked for."""
-    here = frame["role"].map(side_of).eq(side)
+    here = frame["role"].map(side_of).eq(side) & (frame["n"] >= FEWEST)
     if side == "tweet":
         here &= frame["layer"] < EARLY_LAYERS * average.about["layers"]
     return frame[here]

@@ -20,6 +20,7 @@ ROOT = Path(core.__file__).parent.parent
 ORDER = [
     "cache",
     "limits",
+    "logs",
     "hub",
     "kernels",
     "models",
@@ -70,6 +71,7 @@ ORDER = [
     "bundle",
     "setup",
     "jobs",
+    "diagnostics",
     "session",
     "session.saving",
     "session.labelled",
