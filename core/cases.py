@@ -92,7 +92,7 @@ def case_of(model: Model, probe: Probe, text: str, settings: TraceSettings) -> C
         reads=Reads(np.empty(0), np.empty((0, 0)), {}),
         seconds=0.0,
     )
-    return Case(blank, _readout(model, probe), embeddings, instead)
+    return Case(blank, readout_of(model, probe), embeddings, instead)
 
 
 def _check_probe(model: Model, probe: Probe) -> None:
@@ -154,7 +154,8 @@ def runs_of(
     return source, base, numbers_of(source.read)
 
 
-def _readout(model: Model, probe: Probe) -> Readout:
+def readout_of(model: Model, probe: Probe) -> Readout:
+    """What is read of every run, for a probe and the proxies of its words."""
     words = tuple(
         word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)
     )

@@ -24,7 +24,8 @@ Prefixes are drawn from the model, 10 tokens long and followed by a line break; 
 The gradient of v*: only the states at the site and after it can change, and only above the layer.
 So every prompt is run once, and a step runs the layers above on the positions from the site on,
 against the keys and values of the positions before it. Where weights are stored in oneDNN's order,
-`Model.differentiable` holds a plain copy of the layers above meanwhile. No weight has a gradient.
+`Model.differentiable` holds a transposed copy of the layers above meanwhile. No weight has a
+gradient.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 class PackedLinear(nn.Module):
     """A linear layer whose weight is stored in oneDNN's order; it holds no second copy.
 
-    Where a gradient is asked for, and only there, the plain weight is restored: for the call or, in
-    `unpacked`, for all calls.
+    Where a gradient is asked for, and only there, the plain weight is restored for the call; within
+    `differentiable` a second weight, in oneDNN's order and transposed, is held instead.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -30,7 +31,7 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self._plain: Tensor | None = None
+        self._transposed: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -41,12 +42,34 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The product (..., out) of inputs (..., in)."""
         if inputs.requires_grad:
-            plain = self._plain
-            return nn.functional.linear(inputs, self.weight if plain is None else plain, self.bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, self._packed, self.bias, "none", [], ""
-        )
-        return product
+            transposed = self._transposed
+            if transposed is None:
+                return nn.functional.linear(inputs, self.weight, self.bias)
+            made: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+                inputs, self._packed, transposed, self.bias
+            )
+            return made
+        return _product(inputs, self._packed, self.bias)
+
+
+def _product(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """A product with a packed weight whose gradient, to the inputs alone, is one as well."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, packed: Tensor, transposed: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.transposed = transposed
+        return _product(inputs, packed, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _product(gradient.contiguous(), ctx.transposed, None), None, None, None
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -100,16 +123,17 @@ def linear(weight: Tensor, bias: Tensor | None, *, like: nn.Module) -> nn.Module
 
 
 @contextmanager
-def unpacked(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within the context, the packed layers among these hold a plain weight for gradients too."""
+def differentiable(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the context, the packed layers among these hold what their gradients are made with."""
     packed = [module for module in modules if isinstance(module, PackedLinear)]
     for module in packed:
-        module._plain = module.weight
+        plain = module.weight.t().contiguous()
+        module._transposed = torch.ops.mkldnn._reorder_linear_weight(plain)
     try:
         yield
     finally:
         for module in packed:
-            module._plain = None
+            module._transposed = None
 
 
 def use_physical_cores() -> None:

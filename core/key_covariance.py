@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,8 @@ def key_covariances(
 
         for layer, made in _measure(model, prompts, group, show).items():
             _save(place, made)
-            found[layer] = made
+            # As it will be read back, so that the first edit is just like the next one.
+            found[layer] = replace(made, matrix=made.matrix.astype(np.float32).astype(np.float64))
     return found
 
 

@@ -583,14 +583,14 @@ class Model:
 
     @contextmanager
     def differentiable(self, first: int) -> Iterator[None]:
-        """Make gradients through the blocks from `first` on, and the read-out, cheap.
+        """Make gradients through the blocks from `first` on, and the read-out, quick.
 
-        Weights that are stored in oneDNN's order have no gradient with respect to their input, and
-        are brought into the plain order for each such product. Here that is done once: a plain
-        float copy of those layers' weights is held while the context lasts.
+        A weight in oneDNN's order has no gradient of its own, and is brought into the plain order
+        for each product that needs one. Here a transposed copy, in oneDNN's order too, is held for
+        those layers while the context lasts. Weights never have a gradient; states do.
         """
         parts = [*self._blocks[first:], self._head]
-        with kernels.unpacked(module for part in parts for module in part.modules()):
+        with kernels.differentiable(module for part in parts for module in part.modules()):
             yield
 
     def _mlp_out(self, layer: int) -> nn.Module:

@@ -24,7 +24,7 @@ this thread speak of the changed model.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
@@ -70,7 +70,7 @@ class Intervention(Protocol):
         """True where it means something for any text, and not only for the one it was made for."""
         ...
 
-    def applied(self, model: Model, length: int | None = None) -> _Context:
+    def applied(self, model: Model, length: int | None = None) -> AbstractContextManager[None]:
         """Within the context it is in force.
 
         Args:
@@ -78,12 +78,6 @@ class Intervention(Protocol):
                 the last one of what stands before it.
         """
         ...
-
-
-class _Context(Protocol):
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *arguments: object) -> bool | None: ...
 
 
 # --- directions ----------------------------------------------------------------------------------
@@ -494,8 +488,10 @@ def _matches(model: Model, prompt: Prompt, site: Site) -> list[Site]:
     return [replace(site, position=other) for other in matched_positions(prompt, site.position)]
 
 
-def matched_positions(prompt: Prompt, position: int) -> list[int]:
-    """Other tokens of a token's role; where there are none, of its side, tweet or suffix.
+def matched_positions(prompt: Prompt, position: int, *, count: int = 1) -> list[int]:
+    """Other tokens of a token's role; where they are fewer than `count`, of its side.
+
+    A side is the tweet or the suffix.
 
     Tokens of the same word do not count, nor does the prompt's first token, whose states are
     outliers in many models.
@@ -511,7 +507,7 @@ def matched_positions(prompt: Prompt, position: int) -> list[int]:
         and (word < 0 or prompt.tokens[other].word != word)
     ]
     alike = [other for other in side if roles[other] == roles[position]]
-    return alike or side
+    return alike if len(alike) >= count else side
 
 
 @dataclass(frozen=True)
