@@ -1,6 +1,109 @@
-"""The Compare page; what its sentence promises is not built yet."""
+"""The Compare page: models side by side on one tweet, each with its untrained twin if wanted."""
 
-from core import session
+import streamlit as st
 
-session.heading("Compare", "Models side by side on the same tweets, each with its untrained twin.")
-session.coming()
+from core import compare_figures, figures, session
+from core.session import comparing, shelving
+
+
+def main() -> None:
+    """Ask on top, answer below, and the models on this disk at the end."""
+    session.heading(
+        "Compare", "Do models keep the sentiment of a tweet in the same places? Side by side."
+    )
+    text = ask_tweet()
+    entries = comparing.entries_choice()
+    reads, settings = comparing.settings_choice()
+    controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
+    with controls:
+        enough = len(entries) >= 2
+        if st.button("Compare", type="primary", key="compare:run", disabled=not enough):
+            session.start("compare", comparing.comparing(entries, reads, text, settings))
+        job = session.job("compare")
+        shown = job.progress() if job else None
+        stop = st.button("Stop", key="compare:stop", disabled=not (shown and shown.active))
+        if job and stop:
+            job.stop()
+        if not enough:
+            st.caption("Choose a second model, or the untrained twin of the first.")
+    if job is not None and shown is not None:
+        with controls.container(width=420):
+            session.follow(job, shown)
+        if shown.error:
+            st.error(session.plain(shown.error), icon=":material/error:")
+        show_comparison(shown.partial or ())
+    with st.expander("Models on this disk", key="compare:manager"):
+        shelving.manager()
+
+
+def ask_tweet() -> str:
+    """The tweet, the same as on the Trace page, typed or taken from the examples."""
+
+    def take_example() -> None:
+        if st.session_state["compare:example"]:
+            chosen = st.session_state["compare:example"]
+            st.session_state.tweet = session.example_tweets()[chosen]
+
+    text = st.text_area(
+        "Tweet",
+        key="tweet",
+        height=68,
+        placeholder="Type or paste a tweet",
+        persist_state="session",
+    )
+    st.pills(
+        "Or take an example",
+        list(session.example_tweets()),
+        key="compare:example",
+        on_change=take_example,
+        label_visibility="collapsed",
+        wrap=False,
+    )
+    return text
+
+
+def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
+    """Tables, panels on one colour scale, sites and differences."""
+    for one in compared:
+        if one.says:
+            said = f"{one.entry.label} is left out: {one.says}"
+            st.warning(session.plain(said), icon=":material/warning:")
+    if not any(one.result for one in compared):
+        return
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        depth: compare_figures.Depth = st.segmented_control(
+            "Depth",
+            ["layer", "relative"],
+            default="layer",
+            format_func={"layer": "Layers", "relative": "Relative"}.__getitem__,
+            required=True,
+            key="compare:depth",
+            help="Relative depth makes models of any number of layers equally wide.",
+        )
+        share = st.segmented_control(
+            "Effects in",
+            [False, True],
+            default=False,
+            format_func={False: "Proxy units", True: "% of total"}.__getitem__,
+            required=True,
+            key="compare:share",
+            help="Percent of its own total effect makes models whose probes differ comparable.",
+        )
+        view = comparing.view_of(compared, share=bool(share))
+        assert view is not None
+        comparing.save(view, depth)
+    st.subheader("Models", anchor=False)
+    comparing.summary_table(view)
+    st.subheader("Traces", anchor=False)
+    end = compare_figures.shared_end(view.cells, view.nothing)
+    with st.container(width=420):
+        st.altair_chart(figures.scale_bar(end, view.unit, theme=session.theme()))
+    comparing.heatmaps(view, depth)
+    st.caption(session.plain(comparing.caption_of(view)))
+    st.subheader("Sites found", anchor=False)
+    comparing.sites_table(view)
+    st.subheader("Difference", anchor=False)
+    comparing.difference_map(view, depth)
+
+
+main()

@@ -1,0 +1,390 @@
+"""How are the traces of several models drawn? Side by side, in common rows, on one colour scale.
+
+Rows are tokens or words (`core.comparison`), columns are layers, either counted or as a share of
+the model's depth. Colours, fading and hatching are those of `core.figures`. The cells of a trace
+that means nothing are grey.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import altair as alt
+
+from core.figures import (
+    AS_WIDE_AS_ITS_PLACE,
+    FADED,
+    GREY,
+    INK,
+    KINDS,
+    LABEL_LIMIT,
+    MARKS,
+    NARROW,
+    RAMP,
+    ROW,
+    TALL,
+    TIGHT_ROW,
+    Labels,
+    Theme,
+    scale_bar,
+    scale_end,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Depth = Literal["layer", "relative"]
+SHARE_UNIT = "% of the total effect"
+FAINT: dict[Theme, str] = {"light": "#57606a", "dark": "#9aa4af"}
+
+
+def shared_end(frame: pd.DataFrame, nothing: Collection[str] = ()) -> float:
+    """Where the one colour scale ends: by the traces that mean something, if there are any.
+
+    Args:
+        nothing: names of the traces that mean nothing.
+    """
+    meant = frame[~frame["trace"].isin(list(nothing))]
+    return scale_end(meant if len(meant) else frame)
+
+
+def panel(
+    frame: pd.DataFrame,
+    trace: str,
+    kind: str,
+    *,
+    end: float,
+    unit: str,
+    layers: int,
+    depth: Depth = "layer",
+    labels: Labels = "always",
+    theme: Theme = "light",
+    grey: bool = False,
+    title: str | None = None,
+    width: int | None = None,
+) -> alt.LayerChart:
+    """The cells of one kind of one trace.
+
+    Args:
+        frame: as `core.comparison.cells` or `core.comparison.difference` give it.
+        end: where the colour scale ends on both sides, from `shared_end`.
+        layers: of the deepest model that is seen together with this one.
+        depth: "layer" counts, "relative" makes all models equally wide.
+        labels: "narrow" names the rows only in windows in which panels stand one below the other.
+        width: pixels; without it, as wide as the place it is put in.
+
+    Raises:
+        ValueError: the trace has no cells of this kind.
+    """
+    cells = frame[(frame["trace"] == trace) & (frame["kind"] == kind)]
+    if cells.empty:
+        raise ValueError(f"The trace {trace!r} has no cells of the kind {kind!r}.")
+    rows = _rows(frame)
+    relative = depth == "relative"
+    colours = GREY if grey else RAMP[theme]
+    axis: dict[str, Any] = {
+        "titlePadding": 2,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelAngle": 0,
+        "labelOverlap": True,
+        "grid": False,
+        "ticks": False,
+        "domain": False,
+        "labelPadding": 4,
+        "title": "relative depth" if relative else "layer",
+    }
+    if relative:
+        x = alt.X("from:Q").scale(domain=[0, 1], nice=False)
+        x = x.axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", labelFlush=True, **axis)
+    else:
+        step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if layers <= 13 * step)
+        x = alt.X("from:Q").scale(domain=[0, layers], nice=False)
+        # A layer's number stands below its middle.
+        x = x.axis(
+            values=[value + 0.5 for value in range(0, layers, step)],
+            labelExpr="datum.value - 0.5",
+            **axis,
+        )
+    y = alt.Y("position:O").axis(_row_axis(rows, labels))
+    base = alt.Chart(_values(cells, relative)).transform_calculate(
+        token=f"({json.dumps(rows)})[datum.position]",
+        certainty="isValid(datum.lower) ? format(datum.lower, '+.3~g') + ' to ' + "
+        "format(datum.upper, '+.3~g') : 'needs two samples'",
+        told="datum.trivial ? 'fixed by construction' : datum.faded ? 'no' : 'yes'",
+    )
+    effects = base.mark_rect(aria=False).encode(
+        x,
+        y,
+        x2="upto:Q",
+        color=alt.Color("effect:Q")
+        .scale(
+            domain=[-end, -end / 2, 0, end / 2, end], range=list(colours), clamp=True, nice=False
+        )
+        .legend(None),
+        opacity=alt.condition("datum.faded", alt.value(FADED), alt.value(1)),
+        tooltip=[
+            alt.Tooltip("token:N", title="token or word"),
+            alt.Tooltip("layer:Q", title="layer"),
+            alt.Tooltip("effect:Q", title=unit, format="+.3f"),
+            alt.Tooltip("certainty:N", title="95% interval"),
+            alt.Tooltip("told:N", title="told from zero"),
+        ],
+    )
+    trivial = (
+        base.transform_filter("datum.trivial")
+        .transform_calculate(middle="(datum.from + datum.upto) / 2")
+        .mark_point(
+            shape="M-1,1L1,-1", stroke=MARKS, strokeWidth=1, size=30, tooltip=None, aria=False
+        )
+        .encode(alt.X("middle:Q"), y)
+    )
+    chart = alt.LayerChart(
+        layer=[effects, trivial],
+        height=(TIGHT_ROW if len(rows) > TALL else ROW) * len(rows),
+        view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
+        description=f"{trace}, {KINDS.get(kind, kind)}: effect in {unit}, tokens or words down, "
+        "layers across",
+    )
+    if title:
+        chart.title = alt.TitleParams(
+            textwrap.wrap(title, 34)[:2],
+            anchor="start",
+            frame="group",
+            fontSize=13,
+            offset=6,
+        )
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
+    return chart.properties(**place)
+
+
+def panels(
+    frame: pd.DataFrame,
+    layers: Mapping[str, int],
+    *,
+    unit: str,
+    nothing: Collection[str] = (),
+    depth: Depth = "layer",
+    title: str | None = None,
+    caption: str | None = None,
+    theme: Theme = "light",
+    width: int = 260,
+) -> alt.VConcatChart:
+    """A whole comparison as one figure: a row for each kind, a column for each trace, one legend.
+
+    Args:
+        layers: of each trace, by its name, in the order of the columns.
+        nothing: names of the traces that mean nothing; their cells are grey.
+        width: pixels of a panel.
+    """
+    end = shared_end(frame, nothing)
+    deepest = max(layers.values())
+    kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
+    rows = []
+    for kind in kinds:
+        named = [name for name in layers if _has(frame, name, kind)]
+        row = [
+            panel(
+                frame,
+                name,
+                kind,
+                end=end,
+                unit=unit,
+                layers=deepest,
+                depth=depth,
+                labels="never" if column else "always",
+                theme=theme,
+                grey=name in nothing,
+                title=f"{KINDS[kind]}, {name}",
+                width=width,
+            )
+            for column, name in enumerate(named)
+        ]
+        rows.append(alt.hconcat(*row, spacing=18))
+    figure: alt.VConcatChart = alt.vconcat(
+        *rows, scale_bar(end, unit, theme=theme, width=280), spacing=18
+    ).properties(padding=16, background="#ffffff" if theme == "light" else "#14181d")
+    whole = width * len(layers) + 110
+    if title or caption:
+        figure = figure.properties(
+            title=alt.TitleParams(
+                textwrap.wrap(title or "", whole // 8)[:3] or [""],
+                subtitle=textwrap.wrap(caption or "", whole // 6)[:8],
+                anchor="start",
+                fontSize=15,
+                subtitleFontSize=11,
+                subtitlePadding=6,
+                offset=14,
+                color=INK[theme],
+                subtitleColor=FAINT[theme],
+            )
+        )
+    figure = (
+        figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
+        .configure_axis(labelColor=INK[theme], titleColor=FAINT[theme])
+        .configure_title(color=INK[theme], fontWeight=600)
+        .configure_view(stroke=None)
+    )
+    return figure
+
+
+def sites_chart(
+    sites: pd.DataFrame, names: Sequence[str], *, theme: Theme = "light", width: int | None = None
+) -> alt.LayerChart:
+    """Where each trace's sites lie along the depth: a range of layers and the best one in it.
+
+    Args:
+        sites: as `core.comparison.sites` gives it.
+        names: of the traces, from top to bottom.
+    """
+    base = alt.Chart(alt.InlineData(_site_rows(sites)))
+    y = alt.Y("trace:N").sort(list(names)).title(None).axis(labelLimit=220)
+    offset = alt.YOffset("kind:N").sort(list(KINDS.values()))
+    colour = (
+        alt.Color("kind:N")
+        .scale(
+            domain=list(KINDS.values()),
+            range=["#1f5f9e", "#c2571a", "#6b8e23"]
+            if theme == "light"
+            else ["#7db8f0", "#f0a060", "#b5d16a"],
+        )
+        .legend(title=None, orient="bottom", symbolType="circle")
+    )
+    x = alt.X("from:Q").scale(domain=[0, 1], nice=False).title("relative depth")
+    tooltip = [
+        alt.Tooltip("trace:N", title="model"),
+        alt.Tooltip("kind:N", title="kind"),
+        alt.Tooltip("site:N", title="site"),
+        alt.Tooltip("token:N", title="token"),
+        alt.Tooltip("layers:N", title="layers"),
+        alt.Tooltip("share:N", title="of the total effect"),
+    ]
+    ranges = base.mark_rule(strokeWidth=5, opacity=0.35, strokeCap="round").encode(
+        x, y, x2="upto:Q", yOffset=offset, color=colour, tooltip=tooltip
+    )
+    best = base.mark_point(filled=True, size=70, opacity=1).encode(
+        alt.X("depth:Q"),
+        y,
+        yOffset=offset,
+        color=colour,
+        shape=alt.Shape("site:N")
+        .scale(domain=["early", "late"], range=["circle", "diamond"])
+        .legend(title=None, orient="bottom"),
+        tooltip=tooltip,
+    )
+    words = base.mark_text(dy=-9, fontSize=11, aria=False).encode(
+        alt.X("depth:Q"), y, yOffset=offset, text="token:N", color=alt.value(FAINT[theme])
+    )
+    chart = alt.LayerChart(
+        layer=[ranges, best, words],
+        height=66 * max(len(names), 1),
+        view=alt.ViewBackground(stroke=None),
+        description="Sites of each model along its depth",
+    )
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
+    return chart.properties(**place)
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _has(frame: pd.DataFrame, trace: str, kind: str) -> bool:
+    return bool(((frame["trace"] == trace) & (frame["kind"] == kind)).any())
+
+
+def _rows(frame: pd.DataFrame) -> list[str]:
+    """Labels of the rows, a star behind those that are corrupted in any trace."""
+    marked = frame.groupby("position", sort=True).agg(
+        token=("token", "first"), corrupted=("corrupted", "any")
+    )
+    return [
+        f"{' '.join(str(token).split()) or token}{' *' if corrupted else ''}"
+        for token, corrupted in zip(marked["token"], marked["corrupted"], strict=True)
+    ]
+
+
+def _row_axis(rows: Sequence[str], labels: Labels) -> alt.Axis | None:
+    if labels == "never":
+        return None
+    label = f"({json.dumps(list(rows))})[datum.value]"
+    extent: dict[str, Any] = {}
+    if labels == "narrow":
+        # The mention of width makes Vega ask again whenever the chart is resized.
+        label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
+    else:
+        extent = {"minExtent": label_reach(rows), "maxExtent": label_reach(rows)}
+    return alt.Axis(
+        title=None,
+        labelExpr=label,
+        labelLimit=LABEL_LIMIT,
+        labelOverlap=False,
+        labelFlush=False,
+        labelBound=False,
+        labelPadding=6,
+        labelFontSize=12,
+        grid=False,
+        ticks=False,
+        domain=False,
+        **extent,
+    )
+
+
+def label_reach(rows: Sequence[str]) -> int:
+    """Pixels that the rows' labels take, about; wide characters count twice."""
+    widths = [
+        sum(1.0 if unicodedata.east_asian_width(c) in "NaHA" else 1.8 for c in r) for r in rows
+    ]
+    return min(LABEL_LIMIT, round(7 * max(widths, default=1))) + 10
+
+
+def row_labels(frame: pd.DataFrame) -> list[str]:
+    """What stands beside the rows."""
+    return _rows(frame)
+
+
+def _values(cells: pd.DataFrame, relative: bool) -> alt.InlineData:
+    start = cells["depth"] if relative else cells["layer"]
+    upto = cells["upto"] if relative else cells["layer"] + 1
+    columns: dict[str, list[Any]] = {
+        "layer": cells["layer"].tolist(),
+        "from": [round(float(value), 4) for value in start],
+        "upto": [round(float(value), 4) for value in upto],
+        "position": cells["position"].tolist(),
+        "trivial": cells["trivial"].tolist(),
+        "faded": cells["faded"].tolist(),
+    }
+    for name in ("effect", "lower", "upper"):
+        columns[name] = [
+            None if value != value else float(f"{value:.5g}") for value in cells[name].tolist()
+        ]
+    names = list(columns)
+    return alt.InlineData(
+        [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
+
+
+def _site_rows(sites: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for site in sites.to_dict("records"):
+        first, last = site["first_layer"], site["last_layer"]
+        interval = ""
+        if site["lower"] == site["lower"]:
+            interval = f" ({site['lower']:.0%} to {site['upper']:.0%})"
+        rows.append(
+            {
+                "trace": site["trace"],
+                "site": site["site"],
+                "kind": KINDS[site["kind"]],
+                "token": site["token"],
+                "depth": site["depth"],
+                "from": site["depth_from"],
+                "upto": site["depth_upto"],
+                "layers": f"{first} to {last}, most at {site['layer']}",
+                "share": f"{site['share']:.0%}{interval}",
+            }
+        )
+    return rows
