@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import click
 
+from core.commands.average import average
 from core.commands.export import export, figures
+from core.commands.interventions import ablate, edit, steer
 from core.commands.models import models, setup
 from core.commands.probe import probe
 from core.commands.recipes import run
@@ -22,7 +24,20 @@ def main() -> None:
     """Find out where a language model stores and uses the sentiment of a tweet."""
 
 
-for command in (setup, models, probe, trace, sweep, run, export, figures):
+for command in (
+    setup,
+    models,
+    probe,
+    trace,
+    sweep,
+    average,
+    edit,
+    steer,
+    ablate,
+    run,
+    export,
+    figures,
+):
     main.add_command(command)
 
 if __name__ == "__main__":
