@@ -485,7 +485,7 @@ class _Maker:
             size = self.sign * (plan.strength if strength is None else strength)
             return Steering(direction, size, plan.positions)
         if plan.what == "ablate":
-            layers = range(direction.layer, self.model.layers) if plan.onwards else None
+            layers = range(direction.layer, self.traced.layers) if plan.onwards else None
             return Ablation(
                 direction, plan.fill, plan.positions, None if layers is None else tuple(layers)
             )

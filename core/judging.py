@@ -31,6 +31,7 @@ import regex  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from core.cases import readout_of
+from core.datasets import BUILT_IN, load_dataset
 from core.features import Encoding, encode
 from core.features import Progress as Encoded
 from core.models import Model
@@ -43,6 +44,7 @@ from core.probes import (
     choose,
     groups_of,
     one_thread,
+    probe_for,
     readings_of,
     regression,
     split,
@@ -59,6 +61,12 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parents[1] / "assets"
 DRAWS = 2000
 """Bootstrap resamples behind an interval."""
+
+NEUTRAL = 0.5
+"""Texts rated nearer to 0 than this have no label."""
+
+CONTINUED_TOP_K = 5
+"""Continuations are drawn from so many most probable tokens, as in the authors' code."""
 
 Wanted = Literal["positive", "negative", "either"]
 MEASURES: dict[str, str] = {
@@ -319,6 +327,30 @@ def hold_out(
     )
 
 
+def held_out_of(
+    model: Model, dataset: str, features: str, *, progress: Share | None = None
+) -> HeldOut:
+    """A data set by name, split, with the probe that is kept for it (trained if there is none).
+
+    Neutral texts are those of a built-in data set that are rated nearer to 0 than `NEUTRAL`.
+
+    Raises:
+        ValueError: there is no such data set, or it cannot be learned from.
+    """
+
+    def share(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done / max(1, total))
+
+    tweets = load_dataset(dataset)
+    probe = probe_for(model, tweets, features=features, dataset=dataset, progress=share)
+    neutral: list[str] = []
+    if dataset in BUILT_IN:
+        everything = load_dataset(dataset, min_rating=0.0)
+        neutral = list(everything["text"][everything["rating"].abs() < NEUTRAL])
+    return hold_out(model, tweets, probe, neutral=neutral, progress=share)
+
+
 def paraphrases() -> dict[str, tuple[str, ...]]:
     """Tweets and what says the same in other words, with the sentiment word kept."""
     entries = json.loads((ASSETS / "paraphrases.json").read_text(encoding="utf-8"))
@@ -433,7 +465,7 @@ class Judge:
     texts: JudgedBy
     wanted: Wanted
     continued: int = 4  # sampled continuations
-    tokens: int = 20  # of each
+    tokens: int = 30  # of each
     seed: int = 0
     _before: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -496,7 +528,12 @@ class Judge:
             context = intervention.applied(self.model, len(prompt))
         with context:
             drawn = continuations(
-                self.model, prompt.ids, self.tokens, samples=self.continued, seed=self.seed
+                self.model,
+                prompt.ids,
+                self.tokens,
+                samples=self.continued,
+                top_k=CONTINUED_TOP_K,
+                seed=self.seed,
             )
         return np.array([gram_entropy(ids) for ids in drawn])
 
