@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from core import cache
+from core import cache, logs
 from core.models import Model
 from core.prompts import DEFAULT_SUFFIX, Prompt, build_prompt
 
@@ -154,6 +154,7 @@ def _chunks(
         path = folder / f"{start // size:05}.safetensors"
         part = prompts[start : start + size]
         chunk = _open(path)
+        logs.count("texts encoded" if chunk is None else "texts read back", len(part))
         if chunk is None:
             cache.remove_leftovers(path)
             made = _encode(model, part, _from(progress, start, len(prompts)))

@@ -12,18 +12,21 @@ whole result that may be shown already. Work that is not a generator reports thr
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from core import logs
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
 Step = tuple[float, Any]
 Work = Callable[["Job"], Iterator[Step]]
 
-UNEXPECTED = "Something went wrong inside SentiTrace; the server's log has the details."
+UNEXPECTED = "Something went wrong inside SentiTrace; the server's log has the details"
 OUT_OF_MEMORY = (
     "The computer ran out of memory; a smaller model, a shorter tweet or fewer noise samples "
     "need less."
@@ -34,6 +37,23 @@ log = logging.getLogger(__name__)
 
 class Stopped(Exception):
     """Raised by `Job.report` inside the work, so that it unwinds after a stop."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One consistent look at a queue.
+
+    running is the slot of the job under way, empty where there is none, and seconds how long it
+    has run. ended counts the jobs by how they ended; waited and ran are their seconds in all.
+    """
+
+    running: str
+    seconds: float
+    waiting: int
+    owners: int
+    ended: dict[State, int]
+    waited: float
+    ran: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class Job:
     def __init__(
         self, queue: Queue, owner: str, work: Work, slot: str, wanted: Callable[[], bool]
     ) -> None:
+        self.id = secrets.token_hex(4)  # names the request in the log
         self.owner = owner
         self.slot = slot
         self._queue = queue
@@ -80,6 +101,7 @@ class Job:
         self._partial: Any = None
         self._error = ""
         self._stop = False
+        self._asked = time.monotonic()
         self._started = self._phase_started = self._ended = 0.0
 
     def progress(self) -> Progress:
@@ -137,6 +159,9 @@ class Job:
             self._state = "running"
             self._started = self._phase_started = time.monotonic()
             self._changed.notify_all()
+        whose: dict[str, Any] = {"request": self.id, "slot": self.slot}
+        waited = round(self._started - self._asked, 3)
+        log.info("request begins", extra=logs.fields(**whose, waited=waited))
         try:
             state, error = self._exhaust(), ""
         except Stopped:
@@ -144,14 +169,16 @@ class Job:
         except ValueError as mistake:  # the library's way to tell the user what to mend
             state, error = "failed", str(mistake)
         except MemoryError:
-            log.exception("A job ran out of memory")
+            log.exception("request ran out of memory", extra=logs.fields(**whose))
             state, error = "failed", OUT_OF_MEMORY
         except Exception:  # the edge of the thread: it must live on for the other owners
-            log.exception("A job failed")
-            state, error = "failed", UNEXPECTED
+            log.exception("request failed", extra=logs.fields(**whose))
+            state, error = "failed", f"{UNEXPECTED} (request {self.id})."
         with self._changed:
             self._error = error
             self._end(state)
+        ran = round(self._ended - self._started, 3)
+        log.info("request ends", extra=logs.fields(**whose, state=state, waited=waited, ran=ran))
 
     def _exhaust(self) -> State:
         steps = self._work(self)
@@ -170,6 +197,7 @@ class Job:
     def _end(self, state: State) -> None:
         self._state = state
         self._ended = time.monotonic()
+        self._queue._note(self)
         # What the work closed over (a model, say) must not live as long as the result.
         self._work = _nothing
         self._wanted = _always
@@ -186,6 +214,29 @@ class Queue:
         self._running: Job | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended: Counter[State] = Counter()
+        self._waited = self._ran = 0.0
+
+    def look(self) -> Look:
+        """What the queue is doing."""
+        with self._changed:
+            running = self._running
+            began = running._started if running is not None else 0.0
+            return Look(
+                running=(running.slot or "a job") if running is not None else "",
+                seconds=time.monotonic() - began if began else 0.0,
+                waiting=sum(map(len, self._waiting.values())),
+                owners=len(self._waiting),
+                ended=dict(self._ended),
+                waited=self._waited,
+                ran=self._ran,
+            )
+
+    def _note(self, job: Job) -> None:
+        """Add a job that has ended to what was done."""
+        self._ended[job._state] += 1
+        self._waited += (job._started or job._ended) - job._asked
+        self._ran += job._ended - job._started if job._started else 0.0
 
     def submit(
         self,

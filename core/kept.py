@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import cache
+from core import cache, logs
 from core.models import Model
 from core.results import Reads, TraceResult
 from core.runs import KINDS, Array, Kind, Readout
@@ -68,7 +68,9 @@ def load(key: str) -> Reads | None:
         arrays: dict[str, Array] = load_file(path)
         os.utime(path)
     except (OSError, SafetensorError):
+        logs.count("traces not kept before")
         return None
+    logs.count("traces read back")
     restored: dict[Kind, Array] = {}
     for kind in KINDS:
         if kind in arrays:

@@ -31,8 +31,11 @@ POLL = 0.4  # seconds between looks at a job that is under way
 GRACE = 20.0  # seconds that a lost connection may take to come back before its work is stopped
 MODELS_IN_MEMORY = 2
 SWEEP = "sweep"  # the slot of work on many tweets
-PAGES = ("trace", "probes", "average", "compare", "interventions", "method")
+PAGES = ("trace", "probes", "average", "compare", "interventions", "method", "diagnostics")
 """Of the folder `pages`, in the order of the navigation; the first is the front page."""
+
+FOR_OWNERS = ("diagnostics",)
+"""Pages that a public server does not show."""
 
 
 # --- one copy per server -------------------------------------------------------------------------
@@ -185,6 +188,7 @@ def frame() -> Page:
     pages = [
         st.Page(f"pages/{name}.py", title=name.capitalize(), default=name == PAGES[0])
         for name in PAGES
+        if not (limits().public and name in FOR_OWNERS)
     ]
     chosen = st.navigation(pages, position="top" if known else "hidden")
     if not known:
