@@ -1,0 +1,191 @@
+"""The Interventions page: choose an intervention, see it before and after, and save it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+from tiny_held import make_tweets
+from tiny_models import save_folder
+
+from core import hub, session
+from core.datasets import dataset_file
+from core.interventions import Plan
+from core.models import model_folder
+from core.session import intervening
+
+ROOT = Path(session.__file__).parents[2]
+PATIENCE = 120.0  # seconds until a job that hangs is called failed
+TWEET = "My flight got cancelled, terrible service"
+
+
+@pytest.fixture(autouse=True)
+def small_world(own_home):
+    """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
+    folder = save_folder(model_folder("gpt2"), "gpt2", layers=3)
+    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
+    tweets = make_tweets()
+    neutral = ["waiting here for hours", "My flight for the day", "I am here and waiting"]
+    rows = pd.DataFrame(
+        {
+            "text": [*tweets["text"], *neutral],
+            "rating": [*tweets["label"].map({1: 2.0, 0: -2.0}), 0.1, 0.2, -0.1],
+            "row": range(len(tweets) + 3),
+        }
+    )
+    dataset_file("vader-tweets").parent.mkdir(parents=True)
+    rows.to_parquet(dataset_file("vader-tweets"))
+    yield
+    session.queue().close()
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+def open_page(**query: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    app.run()
+    app.switch_page("pages/interventions.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+def ask(page: AppTest, what: str = "steer", **options: object) -> AppTest:
+    """Choose an intervention, quick to judge."""
+    page.text_area("tweet").set_value(TWEET)
+    page.segmented_control("intervention:what").set_value(what)
+    page.run()
+    page.slider("intervention:controls").set_value(1)
+    page.slider("intervention:texts").set_value(5)
+    page.slider("intervention:samples").set_value(2)
+    for name, value in options.items():
+        sorts = (page.selectbox, page.number_input, page.slider, page.text_input, page.toggle)
+        for sort in (*sorts, page.segmented_control):
+            if f"intervention:{name}" in {one.key for one in sort}:
+                sort(f"intervention:{name}").set_value(value)
+    return page.run()
+
+
+def intervene(page: AppTest) -> AppTest:
+    page.button("intervene").click().run()
+    page.session_state["job:intervention"].wait(PATIENCE)
+    return page.run()
+
+
+def charts(page: AppTest) -> list[str]:
+    specs = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
+    return [spec["title"]["text"] for spec in specs if "title" in spec]
+
+
+def said(page: AppTest) -> str:
+    drawn = [*page.markdown, *page.caption, *page.subheader, *page.error, *page.text]
+    return "\n".join(element.value for element in drawn).replace("\\", "")
+
+
+def test_an_empty_page_says_what_will_be_there_and_what_does_not_follow():
+    page = open_page()
+    assert not page.exception
+    assert "What you will see" in said(page)
+    assert "It does not show that it is the place to change it" in said(page)
+    assert not charts(page)
+
+
+@pytest.mark.parametrize("what", ["edit", "steer", "ablate", "replace"])
+def test_every_intervention_is_shown_before_and_after_beside_its_controls(what):
+    page = intervene(ask(open_page(), what))
+    assert not page.exception
+    assert not page.error
+    words = said(page)
+    assert "P(positive)" in words
+    assert "Before" in words
+    assert "After" in words
+    assert "Largest traced effects" in words
+    drawn = charts(page)
+    assert "How far the log-odds move" in drawn
+    assert any(title.startswith("Before:") for title in drawn)
+    assert any(title.startswith("After:") for title in drawn)
+    tables = [frame.value for frame in page.dataframe if "probability" in frame.value]
+    assert len(tables) == 2
+
+
+def test_an_exchange_asks_for_the_other_tweet_first():
+    page = ask(open_page(), "exchange")
+    assert page.button("intervene").disabled
+    assert "Type the other tweet" in said(page)
+    page.text_input("intervention:other").set_value("great day").run()
+    page = intervene(page)
+    assert not page.error
+    assert "exchange" in said(page).lower()
+
+
+def test_a_sweep_of_the_layers_is_drawn_beside_the_traced_effect():
+    page = intervene(ask(open_page(), "ablate", **{"sweep:2": "layer"}))
+    assert not page.error
+    assert "Where it works, and where the trace says" in charts(page)
+    assert "Rank correlation" in said(page)
+
+
+def test_a_sweep_of_the_strength_is_drawn_beside_its_cost():
+    page = intervene(ask(open_page(), "steer", **{"sweep:3": "strength"}))
+    assert not page.error
+    assert {"The tweet", "Neutral texts"} <= set(charts(page))
+
+
+def test_a_cell_of_the_trace_page_can_be_taken():
+    page = open_page()
+    page.session_state["cell"] = ("mlp", 1, 3)
+    page = ask(page, "edit")
+    page.selectbox("intervention:where").set_value("cell").run()
+    page = intervene(page)
+    assert not page.error
+    outcome = page.session_state["job:intervention"].progress().partial
+    assert outcome.site == (1, 3)
+    assert not outcome.located
+    assert "as chosen" in said(page)
+
+
+def test_an_address_names_tweet_and_cell():
+    page = open_page(tweet=TWEET, kind="mlp", layer="1", position="2")
+    assert page.text_area("tweet").value == TWEET
+    assert page.selectbox("intervention:where").value == "cell"
+    assert page.segmented_control("intervention:what").value == "edit"
+
+
+@pytest.mark.parametrize("layer", ["-1", "x", "9999999999999999999999"])
+def test_an_address_that_makes_no_sense_breaks_nothing(layer):
+    page = open_page(tweet="<b>x</b>", kind="mlp", layer=layer, position="2")
+    assert not page.exception
+
+
+def test_mistakes_are_one_sentence():
+    page = open_page()
+    page.text_area("tweet").set_value("").run()
+    page = intervene(page)
+    assert len(page.error) == 1
+    assert "empty" in page.error[0].value
+    page = ask(page, "steer", after=50)
+    page = intervene(page)
+    assert "There is no layer 50" in page.error[0].value.replace("\\", "")
+
+
+def test_the_settings_make_the_same_plan_again():
+    page = intervene(ask(open_page(), "steer", after=1))
+    outcome = page.session_state["job:intervention"].progress().partial
+    saved = Plan.from_json(outcome.plan.to_json())
+    assert (saved.what, saved.layer, saved.text, saved.model) == ("steer", 1, TWEET, "gpt2")
+    assert intervening.headline(outcome) in said(page)
+
+
+def test_markup_in_a_tweet_stays_text():
+    page = open_page()
+    page.text_area("tweet").set_value("**great** [day](http://example.org) :smile:").run()
+    page.segmented_control("intervention:what").set_value("steer").run()
+    page.slider("intervention:texts").set_value(0)
+    page.slider("intervention:controls").set_value(0)
+    page.slider("intervention:samples").set_value(1)
+    page = intervene(page.run())
+    assert not page.error
+    for element in (*page.markdown, *page.caption):
+        assert "[day](http" not in element.value
