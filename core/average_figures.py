@@ -283,6 +283,38 @@ def group_lines(
     )
 
 
+def ablation_lines(
+    ablation: pd.DataFrame,
+    groups: Mapping[str, str],
+    *,
+    unit: str,
+    theme: Theme = "light",
+    title: str | None = None,
+    width: int | None = None,
+) -> alt.LayerChart:
+    """What is lost when tokens are silenced from a layer on, with 95% bands.
+
+    Args:
+        ablation: group, layer, mean, lower, upper, n, as `core.punctuation.ablation` gives it.
+        groups: those that are drawn, and what they are called.
+    """
+    rows = ablation[ablation["group"].isin(list(groups))]
+    palette = {"punctuation": "punctuation", "other": "middle", "sentiment": "sentiment_last"}
+    colours = [COLOURS[palette.get(group, "tweet_last")][theme == "dark"] for group in groups]
+    return _bands(
+        rows.assign(series=rows["group"].map(dict(groups))),
+        list(groups.values()),
+        colours,
+        unit=unit,
+        what="tokens",
+        domain=None,
+        title=title,
+        width=width,
+        named=True,
+        along="silenced from this layer on",
+    )
+
+
 def line_domain(frame: pd.DataFrame) -> tuple[float, float]:
     """Least and largest end of an interval, zero included, with some room; trivial cells out."""
     rows = frame[~frame["trivial"]] if "trivial" in frame else frame
@@ -610,6 +642,7 @@ def _bands(
     width: int | None,
     named: bool,
     last: int | None = None,
+    along: str = "layer",
 ) -> alt.LayerChart:
     base = alt.Chart(_values(shown[["series", "layer", "mean", "lower", "upper", "n"]]))
     end = int(shown["layer"].max()) if last is None else last
@@ -619,7 +652,7 @@ def _bands(
         .axis(
             values=layer_ticks(end + 1),
             grid=False,
-            title="layer",
+            title=along,
             titleFontSize=11,
             titleFontWeight="normal",
         )

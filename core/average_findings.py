@@ -72,7 +72,9 @@ class Peak:
         """Role and layers, and how much is carried there."""
         first, last = self.layers
         layers = f"layer {first}" if first == last else f"layers {first} to {last}"
-        return f"{self.title}, {layers}, up to {self.share:.0%} of the total effect"
+        return (
+            f"{self.title}, {layers}, up to {self.share:.0%} of the total effect (n = {self.n:,})"
+        )
 
     @property
     def sentence(self) -> str:
@@ -170,37 +172,68 @@ def with_interval(mean: Mean) -> str:
     return f"{signed(mean.mean)} ({signed(mean.lower)} to {signed(mean.upper)})"
 
 
-def blurs(difference: pd.DataFrame, average: Average) -> Claim:
-    """Does the early site blur with length? The early site's own cell, short minus long tweets.
+def blurs(difference: pd.DataFrame, average: Average) -> tuple[Claim, ...]:
+    """Does the early site blur with length? Its own cells, short minus long tweets.
 
     The original experiment found that "for longer inputs, the earlier site is not as distinct".
 
     Args:
         difference: short minus long, as `core.average.difference` gives it.
-        average: of all tweets; its early peak of hidden states is the cell that is looked at, so
-            that none is chosen by the difference.
+        average: of all tweets; its early peaks of hidden states and MLPs are the cells that are
+            looked at, so that none is chosen by the difference.
     """
-    text = "The early site blurs with length: it carries more in short tweets than in long ones."
-    peaks = [peak for peak in finding(average).early if peak.kind == "hidden"]
-    if not peaks:
-        return Claim(text, "open", "There is no early site in hidden states to compare.")
-    peak = peaks[0]
-    row = difference[
-        (difference["kind"] == peak.kind)
-        & (difference["layer"] == peak.layer)
-        & (difference["role"] == peak.role)
-    ]
-    if row.empty or not math.isfinite(row["lower"].iloc[0]):
-        return Claim(text, "open", "Too few short or long tweets have that cell.")
-    value, lower, upper = (float(row[name].iloc[0]) for name in ("difference", "lower", "upper"))
-    verdict: Verdict = "shown" if lower > 0 else "refuted" if upper < 0 else "open"
-    said = with_interval(Mean(value, lower, upper, 0))
+    claims = []
+    for peak in finding(average).early:
+        if peak.kind == "attn":
+            continue
+        text = f"The early site of {PLACES[peak.kind]}s carries more in short tweets than in long."
+        row = difference[
+            (difference["kind"] == peak.kind)
+            & (difference["layer"] == peak.layer)
+            & (difference["role"] == peak.role)
+        ]
+        if row.empty or not math.isfinite(row["lower"].iloc[0]):
+            claims.append(Claim(text, "open", "Too few short or long tweets have that cell."))
+            continue
+        value, lower, upper = (
+            float(row[name].iloc[0]) for name in ("difference", "lower", "upper")
+        )
+        verdict: Verdict = "shown" if lower > 0 else "refuted" if upper < 0 else "open"
+        said = with_interval(Mean(value, lower, upper, 0))
+        claims.append(
+            Claim(
+                text,
+                verdict,
+                f"At \u201c{peak.title}\u201d, layer {peak.layer}, short minus long is {said} "
+                f"{average.about['unit']}; n = {int(row['n_first'].iloc[0])} and "
+                f"{int(row['n_second'].iloc[0])}.",
+            )
+        )
+    return tuple(claims)
+
+
+def summarises(ablation: pd.DataFrame, unit: str) -> Claim:
+    """Does punctuation hold a summary of the sentiment (Tigges et al. 2023)?
+
+    Args:
+        ablation: as `core.punctuation.ablation` gives it.
+    """
+    text = (
+        "Punctuation holds a summary: silencing it costs more than silencing as many other tokens."
+    )
+    apart = ablation[ablation["group"] == "difference"].assign(kind="difference")
+    told = judged(apart)
+    told = told[~told["faded"]]
+    above, below = told[told["mean"] > 0], told[told["mean"] < 0]
+    verdict: Verdict = "shown" if len(above) else "refuted" if len(below) else "open"
+    rows = above if len(above) else below if len(below) else apart
+    row = rows.to_dict("records")[int(rows["mean"].abs().to_numpy().argmax())]
+    said = with_interval(Mean(row["mean"], row["lower"], row["upper"], row["n"]))
     return Claim(
         text,
         verdict,
-        f"At \u201c{peak.title}\u201d, layer {peak.layer}, short minus long is {said} "
-        f"{average.about['unit']}; n = {int(row['n_first'].iloc[0])} and "
-        f"{int(row['n_second'].iloc[0])}.",
+        f"Silenced from layer {row['layer']} on, punctuation costs {said} {unit} more than other "
+        f"tokens, where the two differ most; n = {row['n']} tweets.",
     )
 
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FORM = 1
 """Version of a kept study's file."""
 
+ABLATION = "punctuation.parquet"
+"""Of a sweep's folder."""
+
 LABELS = {1: "positive", 0: "negative"}
 
 
@@ -70,7 +73,6 @@ def study(
     source: Store | Iterable[Record],
     options: Options | None = None,
     *,
-    punctuation: pd.DataFrame | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Study:
     """Average a sweep from every side.
@@ -124,7 +126,9 @@ def study(
         if len(groups) == 2
     }
     origin: dict[str, Any] = {}
+    punctuation = None
     if isinstance(source, Store):
+        punctuation = kept_ablation(source)
         determines = source.manifest["determines"]
         origin = dict(source.manifest["origin"]) | {
             "selection": determines["selection"],
@@ -133,6 +137,20 @@ def study(
         }
         origin["model"] = str(origin["model"]).replace("\\", "/").rsplit("/", 1)[-1]
     return Study(whole, by_label, by_length, differences, median, origin, punctuation)
+
+
+def kept_ablation(store: Store) -> pd.DataFrame | None:
+    """The ablation of punctuation that was made for a sweep's tweets, if there is one."""
+    import pandas as pd
+
+    path = store.folder / ABLATION
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def keep_ablation(store: Store, found: pd.DataFrame) -> None:
+    """Keep an ablation beside the sweep of whose tweets it is; it goes when the sweep goes."""
+    with cache.write_beside(store.folder / ABLATION) as beside:
+        found.to_parquet(beside, index=False)
 
 
 def _in_order(groups: Mapping[str, Average], names: tuple[str, ...]) -> dict[str, Average]:

@@ -21,11 +21,11 @@ from core.models import REGISTRY
 from core.probes import Probe, key_of
 from core.results import PROXIES
 from core.roles import Scheme
-from core.session import ASSETS, follow, job, plain, start, theme, tweets
+from core.session import ASSETS, follow, job, model, plain, start, theme, tweets
 from core.session.probing import _of_tweets
 from core.session.saving import downloads
 from core.session.sweeping import shown_count, title_of
-from core.studies import Options, Study, load, study
+from core.studies import Options, Study, keep_ablation, kept_ablation, load, study
 from core.sweep import Store
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 FILE = ASSETS / "average-smollm2.json"
 LISTED = 100  # tweets of a bar
+ABLATED = 300  # tweets of the punctuation test, at most
 SCHEMES: dict[Scheme, str] = {"tweet": "What tweets are made of", "paper": "The paper's six"}
 VIEWS = {
     "layers": "By layer",
@@ -430,14 +431,14 @@ def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None
         )
         return
     shown = peaks.assign(size=peaks["effect"].abs()).nlargest(LISTED, "size")
-    model, probe, settings = _trace_settings(found, store)
+    name, probe, settings = _trace_settings(found, store)
     table = shown.assign(
         tweet=[texts.get(int(row), "") for row in shown["row"]],
         share=shown["effect"] / shown["total_effect"].where(shown["total_effect"] != 0),
     )
     table = table[table["tweet"] != ""]
     table["trace"] = [
-        link_to_trace(tweet, model, probe, settings) if model in REGISTRY else None
+        link_to_trace(tweet, name, probe, settings) if name in REGISTRY else None
         for tweet in table["tweet"]
     ]
     st.dataframe(
@@ -458,22 +459,22 @@ def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None
         st.caption(f"The {LISTED} largest of {len(peaks):,}; all are in the saved table.")
 
 
-def link_to_trace(tweet: str, model: str, probe: str, settings: dict[str, str]) -> str:
+def link_to_trace(tweet: str, name: str, probe: str, settings: dict[str, str]) -> str:
     """The address at which the Trace page shows a tweet's trace."""
-    return "./?" + urlencode({"tweet": tweet, "model": model, "probe": probe, **settings})
+    return "./?" + urlencode({"tweet": tweet, "model": name, "probe": probe, **settings})
 
 
 def _trace_settings(found: Study, store: Store | None) -> tuple[str, str, dict[str, str]]:
     """Model, probe and settings as the Trace page's address names them."""
     about = found.average.about
-    model = found.origin.get("model") or about["model"]
+    name = found.origin.get("model") or about["model"]
     probe = _probe_name(store.probe) if store is not None else about["probe"]
     settings = {}
     if about["noise_scale"] != 3:
         settings["noise"] = f"{about['noise_scale']:g}"
     if about["seed"]:
         settings["seed"] = str(about["seed"])
-    return str(model), probe, settings
+    return str(name), probe, settings
 
 
 def _probe_name(probe: Probe) -> str:
@@ -510,7 +511,8 @@ def _length(found: Study) -> None:
         f"Short tweets have up to {found.median} tokens, the median; the original experiment found "
         "that \u201cfor longer inputs, the earlier site is not as distinct\u201d."
     )
-    show_claim(words.blurs(found.differences["length"], found.average))
+    for claim in words.blurs(found.differences["length"], found.average):
+        show_claim(claim)
     _groups(found, "length", found.by_length, "short minus long")
 
 
@@ -700,7 +702,101 @@ def _sweeps(
 
 
 def _punctuation(found: Study, store: Store | None) -> None:
-    st.info("To come.", icon=":material/info:")
+    st.markdown(
+        "Tigges et al. 2023 find that models gather the sentiment of a phrase at its punctuation. "
+        "The test: hold the states at a tweet\u2019s inner commas and stops to their mean over "
+        "tweets, from a layer on, and see how much is lost; as many other tokens are the control."
+    )
+    frame = found.punctuation
+    if store is not None:
+        frame = _ablated(store)
+    elif frame is None:
+        st.info("The example holds no such test.", icon=":material/info:")
+    if frame is None:
+        return
+    unit = PROXIES["log_odds"]
+    show_claim(words.summarises(frame, "nats"))
+    groups = {
+        "punctuation": "Punctuation",
+        "other": "As many other tokens",
+        "sentiment": "Sentiment words, last token",
+    }
+    apart = {"difference": "Punctuation minus other tokens"}
+    draw = partial(drawing.ablation_lines, frame, unit=f"loss in {unit}")
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.altair_chart(
+            draw(groups, theme=theme(), title="What is lost"), key="average:punctuation"
+        )
+    with right:
+        st.altair_chart(
+            draw(apart, theme=theme(), title="Beyond the control"), key="average:punctuation:apart"
+        )
+    counts = frame.groupby("group")["n"].max()
+    caption = (
+        f"Loss of {unit}, towards what the probe says of the clean run, when a group of tokens is "
+        "held to its mean state over tweets after this layer and all later ones. "
+        f"{counts['punctuation']:,} tweets have inner punctuation without a sentiment of its own "
+        f"(not ! and ?), {counts['sentiment']:,} of them a sentiment word; bands are 95% bootstrap "
+        "intervals over tweets."
+    )
+    below, save = st.columns([9, 1], gap="medium")
+    below.caption(plain(caption))
+    with save:
+        downloads(
+            "punctuation",
+            charts={"Silenced tokens": draw(groups), "Beyond the control": draw(apart)},
+            tables={"Silenced tokens": frame},
+            caption=caption,
+        )
+
+
+def _ablated(store: Store) -> pd.DataFrame | None:
+    """The test's numbers, or a button that makes them."""
+    current = job("punctuation")
+    progress = current.progress() if current is not None else None
+    if progress is not None and progress.partial is not None and progress.partial[0] == store.id:
+        return cast("pd.DataFrame", progress.partial[1])
+    kept = kept_ablation(store)
+    if kept is not None:
+        return kept
+    name = str(store.manifest["origin"]["model"])
+    if name not in REGISTRY:
+        st.info("The test needs a model of the list; this one is a folder.", icon=":material/info:")
+        return None
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        running = progress is not None and progress.active
+        if st.button("Run the test", type="primary", key="punctuation:run", disabled=running):
+            current = start("punctuation", silencing(store))
+            progress = current.progress()
+        st.caption("Two plain passes a tweet, a few seconds each on a small model; it is kept.")
+    if current is not None and progress is not None:
+        if progress.active:
+            follow(current, progress)
+            st.button("Stop", key="punctuation:stop", on_click=current.stop)
+        if progress.error:
+            st.error(plain(progress.error), icon=":material/error:")
+    return None
+
+
+def silencing(store: Store) -> Work:
+    """The work of the ablation of punctuation, on a sweep's own tweets."""
+
+    def work(job: Job) -> Iterator[Step]:
+        from core.punctuation import ablation
+
+        job.report(0.0, "Loading the model")
+        name = str(store.manifest["origin"]["model"])
+        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
+        sweep.check_model(loaded, store.model)
+        plan = store.tweets
+        texts = plan.loc[plan["tokens"] > 0].sort_values("number")["text"].tolist()
+        job.report(0.0, "Silencing punctuation, and the control")
+        found = ablation(loaded, store.probe, texts[:ABLATED], progress=job.report)
+        keep_ablation(store, found)
+        yield 1.0, (store.id, found)
+
+    return work
 
 
 # --- how sure ------------------------------------------------------------------------------------
