@@ -96,7 +96,8 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
     comparing.summary_table(view)
     st.subheader("Traces", anchor=False)
     end = compare_figures.shared_end(view.cells, view.nothing)
-    with st.container(width=420):
+    with st.container(width=420, gap="xsmall"):
+        st.caption(f"Change in {session.plain(view.unit)}; one scale for all panels")
         st.altair_chart(figures.scale_bar(end, view.unit, theme=session.theme()))
     comparing.heatmaps(view, depth)
     st.caption(session.plain(comparing.caption_of(view)))

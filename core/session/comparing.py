@@ -16,7 +16,7 @@ from core import compare_figures, comparison, figures, shelf
 from core import session as pages
 from core.findings import signed
 from core.jobs import Job, Step, Work
-from core.models import EMBEDDED, REGISTRY, Model, is_on_disk, load_model, model_folder
+from core.models import REGISTRY, Model, default_model, is_on_disk, load_model, model_folder
 from core.probes import FEATURES, Features, Probe, probe_for
 from core.prompts import build_prompt
 from core.recipes import Recipes
@@ -85,7 +85,7 @@ def comparing(
                 model = _load(entry, job)
                 probe = probes.get(entry.name) or _probe(model, entry, reads, text, job)
                 probes[entry.name] = probe
-                job.report(number / len(entries), f"Tracing on {entry.label}")
+                job.report(number / len(entries), plain(f"Tracing on {entry.label}"))
                 result = _traced(model, probe, text, settings, job, number, len(entries))
                 done.append(
                     Compared(
@@ -133,10 +133,10 @@ def _load(entry: Entry, job: Job) -> Model:
     """Fetch and load a model, if it fits into the memory that is free."""
     name = entry.name
     if not Path(name).is_dir() and not is_on_disk(name):
-        job.report(0.0, f"Fetching {entry.label}")
+        job.report(0.0, plain(f"Fetching {entry.label}"))
         shelf.download(name, progress=lambda done, total: job.report(done / max(total, 1)))
     _check_memory(name)
-    job.report(0.0, f"Loading {entry.label}")
+    job.report(0.0, plain(f"Loading {entry.label}"))
     return load_model(name, untrained=entry.untrained)
 
 
@@ -144,7 +144,7 @@ def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> 
     """The probe of a model; a twin is read by that of its model, which is trained first."""
     build_prompt(model, text)  # a tweet that cannot be read is refused before any training
     trained = load_model(entry.name) if entry.untrained else model
-    job.report(0.0, f"Training the probe of {Entry(entry.name).label}, once")
+    job.report(0.0, plain(f"Training the probe of {Entry(entry.name).label}, once"))
     return probe_for(
         trained,
         tweets(),
@@ -213,7 +213,7 @@ def entries_choice() -> list[Entry]:
     names = first.multiselect(
         "Models",
         known,
-        default=[EMBEDDED],
+        default=[default_model()[0]],
         format_func=describe,
         accept_new_options=True,
         max_selections=MOST_MODELS,

@@ -97,7 +97,7 @@ def _fetch() -> None:
             "Fetch from the Hugging Face hub",
             missing,
             index=None,
-            format_func=describe,
+            format_func=_offered,
             accept_new_options=True,
             placeholder="Choose, or type a hub id such as EleutherAI/pythia-70m",
             key="fetch:name",
@@ -123,8 +123,16 @@ def _fetch() -> None:
         st.error(plain(refused), icon=":material/error:")
 
 
+def _offered(name: str) -> str:
+    """A model of the hub in a list: what its download costs."""
+    if name not in REGISTRY:
+        return name
+    return f"{name} \u00b7 {REGISTRY[name].download_bytes / 1e6:,.0f} MB to download"
+
+
 def _begin(name: str) -> None:
     st.session_state["fetch:what"] = name
+    st.session_state["fetch:name"] = None  # the next one is chosen anew
     start("fetch", fetching(name))
 
 
@@ -139,10 +147,10 @@ def fetching(name: str) -> Work:
     """The work of fetching a model."""
 
     def work(job: Job) -> Iterator[Step]:
-        job.report(0.0, f"Asking the hub for {name}")
+        job.report(0.0, plain(f"Asking the hub for {name}"))
 
         def told(done: int, total: int) -> None:
-            job.report(done / max(total, 1), f"Fetching {name}, {_size(total)}")
+            job.report(done / max(total, 1), plain(f"Fetching {name}, {_size(total)}"))
 
         shelf.download(name.strip(), progress=told)
         yield 1.0, name
