@@ -357,6 +357,7 @@ def trace_heatmaps(
     panel_width: int = 340,
     grey: bool = False,
     inline: bool = True,
+    titles: Mapping[str, str] = KINDS,
 ) -> alt.VConcatChart:
     """A whole trace as one figure: a panel for each kind, title, caption and one legend.
 
@@ -367,6 +368,7 @@ def trace_heatmaps(
         grey: no colours, for a trace whose cells mean nothing.
         inline: hold the cells as values; otherwise as frames, which `core.export` reads when the
             figure is saved.
+        titles: of the panels, by the frame's kinds, in the order in which they stand.
     """
     import pandas as pd
 
@@ -381,7 +383,7 @@ def trace_heatmaps(
         caption = caption_of(trace) if caption is None else caption
     unit = unit or "proxy"
     end = scale_end(frame)
-    kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
+    kinds = [kind for kind in titles if (frame["kind"] == kind).any()]
     panels = [
         _panel(
             frame,
@@ -391,7 +393,7 @@ def trace_heatmaps(
             unit=unit,
             labels="never" if i else "always",
             theme=theme,
-            title=KINDS[kind],
+            title=titles[kind],
             grey=grey,
         ).properties(width=panel_width)
         for i, kind in enumerate(kinds)
@@ -487,7 +489,7 @@ def caption_of(result: TraceResult, *, shares: bool = False, words: bool = False
             f"The token's later {KINDS[settings.severed]} contributions stay as in the corrupted "
             "run."
         )
-    said.append(f"Starred tokens are corrupted with {_corrupted_with(result)}.")
+    said.append(f"Starred tokens are corrupted with {corrupted_with(result)}.")
     if words:
         said.append("A word's cells are those of its last token.")
     if result.samples_done > 1:
@@ -507,7 +509,8 @@ def _cell_is(result: TraceResult, unit: str) -> str:
     return f"change in {unit} when one site of the corrupted run is put back to its clean state"
 
 
-def _corrupted_with(result: TraceResult) -> str:
+def corrupted_with(result: TraceResult) -> str:
+    """What takes the place of the corrupted tokens, in words."""
     settings = result.settings
     if settings.corruption == "mean":
         return "the mean embedding of the vocabulary"

@@ -298,7 +298,7 @@ def overlap(first: TraceResult, second: TraceResult, *, top: int = TOP) -> pd.Da
     return pd.DataFrame(rows, columns=columns)
 
 
-def peak_line(first: TraceResult, second: TraceResult, name: str, other: str) -> dict[Kind, str]:
+def peak_lines(first: TraceResult, second: TraceResult, name: str) -> dict[Kind, str]:
     """Of each kind's largest cell in the first trace: is it a site in the second one too?
 
     "in both" when the second trace has one of its `TOP` largest cells at the same token and within
@@ -313,10 +313,10 @@ def peak_line(first: TraceResult, second: TraceResult, name: str, other: str) ->
             abs(other_layer - layer) <= 1 and other_position == position
             for other_layer, other_position in _largest(share, TOP)
         )
-        where = f"in {name} and {other}" if near else f"{name} only"
+        place = PLACES[kind]
         said[kind] = (
-            f"{PLACES[kind]}: largest at \u201c{token_of(first, position)}\u201d, layer {layer}, "
-            f"{where}"
+            f"{place[0].upper()}{place[1:]}: largest at \u201c{token_of(first, position)}\u201d, "
+            f"layer {layer}: {'in both' if near else f'{name} only'}."
         )
     return said
 

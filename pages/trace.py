@@ -3,9 +3,10 @@
 import streamlit as st
 
 from core import example, figures, session
-from core.findings import Health, findings
+from core.findings import findings
+from core.recipes import Recipe
 from core.results import TraceResult
-from core.session import asking, cells, probing, tracing
+from core.session import asking, cells, probing, recalling, tracing
 from core.session.saving import downloads
 
 
@@ -32,6 +33,7 @@ def main() -> None:
         stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
         if job and stop:
             job.stop()
+        recalling.opener()
     if job is None or shown is None:
         show_example()
         return
@@ -100,11 +102,8 @@ def show_result(result: TraceResult) -> None:
         st.subheader(figures.headline(result), anchor=False)
         st.text(f"\u201c{result.prompt.tweet}\u201d")
         st.markdown(session.plain(figures.effect_line(result)))
-        if found.health.ok is not False:
-            for sentence in found.sentences:
-                st.markdown(tracing.emphasised(sentence))
-    if found.health.ok is False:
-        show_gate(result, found.health)
+        for sentence in found.sentences:
+            st.markdown(tracing.emphasised(sentence, warn=found.health.ok is False))
     cell = cells.chosen(result)
     tracing.heatmaps(
         frame,
@@ -133,24 +132,27 @@ def show_result(result: TraceResult) -> None:
             },
             tables={"cells": frame},
             caption=caption,
+            recipe=Recipe.of(result),
         )
         if cell is None:
             st.caption("Click a cell to see its samples, its next tokens and its neighbours.")
+    if found.health.ok is False:
+        offer_noise(result)
     if cell is not None:
         cells.panel(result, frame, cell)
     asking.ask_further(result, without="noise" if found.health.ok is False else "")
     tracing.write_address(cell)
 
 
-def show_gate(result: TraceResult, health: Health) -> None:
-    """Why the cells are grey, and what corruption would show more."""
+def offer_noise(result: TraceResult) -> None:
+    """Below cells that are grey: which corruption would show more."""
     with st.container(border=True, key="gate"):
         said, asked = st.columns([2, 3], gap="large")
         with said:
-            st.markdown(f":orange[:material/warning:] **{session.plain(health.sentence)}**")
-            st.caption(
-                "The cells are grey. How strong must noise be to take the sentiment away? The "
-                "total effect at 1 to 5 standard deviations shows it."
+            st.markdown("**Why the cells are grey**")
+            st.markdown(
+                "There is too little sentiment for them to carry, or the corruption leaves it in "
+                "place. The total effect at 1 to 5 standard deviations of noise tells which."
             )
         with asked:
             asking.ask("noise", result)

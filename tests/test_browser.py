@@ -1,6 +1,7 @@
 """The dashboard in a real browser, on the embedded model: type, run, look, stop, come back."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -8,6 +9,11 @@ from served import borrowed_home, browse, open_dashboard, serve
 
 TWEET = "terrible service"
 PANELS = ("Hidden state", "MLP", "Attention")
+LONG_TWEET = (
+    "Two hours at the gate \U0001f62d\U0001f62d and still no news, this is so bad https://example.org/flight"
+    "?id=4711&late=yes #delayed #never again @airline please just tell us something, anything, we "
+    "are tired \U0001f634 and hungry and the kids are crying \U0001f476"
+)
 LONG = 900_000  # ms: the first run may have to train the probe, on two slow cores
 
 pytestmark = [pytest.mark.browser, pytest.mark.embedded]
@@ -35,7 +41,7 @@ def page(browser, address):
 
 
 def ask(page: Page, tweet: str) -> None:
-    page.get_by_label("Tweet").fill(tweet)
+    page.get_by_label("Tweet", exact=True).fill(tweet)
     page.get_by_role("button", name="Run trace").click()
 
 
@@ -43,7 +49,9 @@ def panel(page: Page, title: str):
     return page.locator(".stVegaLiteChart", has=page.get_by_text(title, exact=True))
 
 
-def expect_panels(page: Page) -> None:
+def expect_panels(page: Page, label: str = "service *") -> None:
+    """All three panels of the tweet stand there; its tokens are named beside the first."""
+    expect(panel(page, PANELS[0]).get_by_text(label)).to_be_visible(timeout=LONG)
     for title in PANELS:
         expect(panel(page, title)).to_be_visible(timeout=LONG)
 
@@ -52,12 +60,36 @@ def stop_button(page: Page):
     return page.locator(".st-key-stop button")
 
 
+def caption(page: Page) -> str:
+    return page.get_by_text("A cell is the change in").inner_text()
+
+
+def cell_in(page: Page, title: str, token: str, layer: int) -> tuple[float, float]:
+    """Where on the screen a cell of a panel with token labels is."""
+    chart = panel(page, title)
+    chart.scroll_into_view_if_needed()
+    row = chart.get_by_text(token, exact=True).bounding_box()
+    columns = [chart.get_by_text(str(at), exact=True).bounding_box() for at in (0, 5)]
+    left, right = (box["x"] + box["width"] / 2 for box in columns)
+    return left + (right - left) / 5 * layer, row["y"] + row["height"] / 2
+
+
+def click_cell(page: Page, *cell) -> None:
+    page.mouse.click(*cell_in(page, *cell))
+
+
+def test_a_first_visit_shows_an_example(page):
+    expect(page.get_by_text("An example, traced before.")).to_be_visible()
+    for title in PANELS:
+        expect(panel(page, title)).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Early site at")).to_be_visible()
+
+
 def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_place(page):
     ask(page, TWEET)
     expect_panels(page)
     expect(page.get_by_role("heading", name=re.compile(r"P\(positive\)"))).to_be_visible()
     first = panel(page, "Hidden state")
-    expect(first.get_by_text("service *")).to_be_visible()
 
     # A further sample redraws the same chart, where it stands.
     drawing = first.locator("svg, canvas").first.element_handle()
@@ -76,13 +108,20 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     expect_panels(page)
 
     # So does leaving the page.
-    caption = page.get_by_text("A cell is the change in").inner_text()
+    before = caption(page)
     page.get_by_role("link", name="Method").click()
     expect(page.get_by_role("heading", name="Method")).to_be_visible()
     page.get_by_role("link", name="Trace").click()
     expect_panels(page)
-    assert page.get_by_text("A cell is the change in").inner_text() == caption
-    assert page.get_by_label("Tweet").input_value() == TWEET
+    assert caption(page) == before
+    assert page.get_by_label("Tweet", exact=True).input_value() == TWEET
+
+    # Run goes on from the samples that were done.
+    done = int(re.search(r"mean of (\d+)", before)[1])
+    assert done < 10
+    page.get_by_role("button", name="Run trace").click()
+    expect(page.get_by_text("the mean of 10 noise samples")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
 
     # On a narrow screen the panels stand one below the other, each with its tokens, in the page.
     page.set_viewport_size({"width": 420, "height": 1000})
@@ -91,16 +130,95 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     boxes = [panel(page, title).bounding_box() for title in PANELS]
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 420 for box in boxes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
 
     # The picture can be taken away.
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    page.get_by_role("button", name="Save").first.click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save as SVG").click()
+        page.get_by_role("button", name="SVG").first.click()
     assert "service *" in download.value.path().read_text(encoding="utf-8")
+
+
+def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_link(page, browser):
+    ask(page, TWEET)
+    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+    expect_panels(page)
+    click_cell(page, "Hidden state", "terrible *", 4)
+    heading = page.get_by_role("heading", name=re.compile("layer 4, Hidden state"))
+    expect(heading).to_be_visible()
+    expect(page.get_by_text("Logit lens")).to_be_visible(timeout=LONG)
+    assert "cell=hidden-4-0" in page.url
+
+    # Arrow keys lead to its neighbours, and a click leads back.
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", name=re.compile("layer 5, Hidden state"))).to_be_visible()
+    expect(page).to_have_url(re.compile("cell=hidden-5-0"))
+    page.keyboard.press("ArrowDown")
+    expect(page).to_have_url(re.compile("cell=hidden-5-1"))
+    click_cell(page, "Hidden state", "terrible *", 4)
+    expect(heading).to_be_visible()
+
+    # Keys that are typed are typed.
+    page.get_by_label("Tweet", exact=True).press("ArrowLeft")
+    page.wait_for_timeout(1000)
+    expect(heading).to_be_visible()
+
+    # Another proxy is read from the same run: no work begins.
+    took = page.get_by_text("Done in").first.inner_text()
+    page.get_by_role("combobox", name="Effect measured in").click()
+    page.get_by_role("option", name="P(good)", exact=True).click()
+    expect(page.get_by_text("A cell is the change in P(good)")).to_be_visible()
+    assert page.get_by_text("Done in").first.inner_text() == took
+    expect(page).to_have_url(re.compile("proxy=good"))
+
+    # The address leads a new visitor to the same view.
+    expect(page.get_by_text("Logit lens")).to_be_visible(timeout=LONG)
+    sentences = [page.locator(".st-key-said").inner_text(), caption(page)]
+    other = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
+    other.goto(page.url)
+    other.set_default_timeout(30_000)
+    expect(other.get_by_role("heading", name=re.compile("layer 4, Hidden"))).to_be_visible(
+        timeout=LONG
+    )
+    expect_panels(other)
+    expect(other.get_by_text("Done in").first).to_be_visible(timeout=LONG)
+    assert [other.locator(".st-key-said").inner_text(), caption(other)] == sentences
+    assert other.get_by_label("Tweet", exact=True).input_value() == TWEET
+    assert other.url == page.url
+    other.context.close()
+
+
+def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Noise samples").press("Home")
+    ask(page, LONG_TWEET)
+    expect_panels(page, "\u00b7bad *")
+    window = page.locator(".st-key-heatmap-window")
+    box = window.bounding_box()
+    assert box["height"] <= 540
+    layers = page.locator(".st-key-heatmap-strip-hidden")
+    top = layers.bounding_box()["y"]
+    window.evaluate("node => node.scrollTo(0, 400)")
+    page.wait_for_timeout(500)
+    assert window.evaluate("node => node.scrollTop") == 400
+    assert layers.bounding_box()["y"] == pytest.approx(top, abs=2)
+    tokens = panel_of_key(page, "heatmap-hidden").locator("text").all()
+    boxes = [token.bounding_box() for token in tokens]
+    rows = sorted(box["y"] for box in boxes if box and box["width"])
+    assert min(after - before for before, after in pairwise(rows)) >= 15
+
+    # A layer stands above its own column.
+    strip, cells = layers.locator("svg").last, panel_of_key(page, "heatmap-hidden").locator("svg")
+    assert strip.bounding_box()["width"] == cells.last.bounding_box()["width"]
+
+
+def panel_of_key(page: Page, key: str):
+    return page.locator(f".st-key-{key} .stVegaLiteChart")
 
 
 def test_a_tweet_that_cannot_be_read_gets_one_sentence(page):
     ask(page, "   ")
-    expect(page.get_by_text("The tweet", exact=False).last).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(1)
     expect(page.get_by_role("alert")).to_contain_text("type a few words")
     expect(page.get_by_text("Traceback")).to_have_count(0)
@@ -110,4 +228,8 @@ def test_the_dark_theme_follows_the_browser(browser, address):
     page = open_dashboard(browser, address, color_scheme="dark")
     background = page.locator(".stApp").evaluate("node => getComputedStyle(node).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", background)[:3])) < 120
+    expect(panel(page, "Hidden state")).to_be_visible(timeout=LONG)
+    label = panel(page, "Hidden state").get_by_text("\u00b7terrible *")
+    ink = label.evaluate("node => getComputedStyle(node).fill")
+    assert sum(map(int, re.findall(r"\d+", ink)[:3])) > 300
     page.context.close()

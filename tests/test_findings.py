@@ -274,9 +274,9 @@ def test_a_peak_is_in_both_or_of_one_alone():
     again = make_result({(3, EARLY): -2.4})
     elsewhere = {(layer, EARLY + 1): -3.0 for layer in range(8)}
     other = make_result(elsewhere | {(layer, LATE): -2.5 for layer in range(8)})
-    near = findings.peak_line(first, again, "noise", "mean")["hidden"]
-    assert near.endswith("layer 2, in noise and mean")
-    assert findings.peak_line(first, other, "noise", "mean")["hidden"].endswith("noise only")
+    near = findings.peak_lines(first, again, "noise")["hidden"]
+    assert near == "Hidden state: largest at \u201cterrible\u201d, layer 2: in both."
+    assert findings.peak_lines(first, other, "noise")["hidden"].endswith("noise only.")
 
 
 def test_traces_of_other_tweets_are_not_compared():

@@ -641,10 +641,10 @@ def test_every_further_question_is_answered_in_place(name):
 def test_two_corruptions_are_compared_cell_by_cell():
     page = ask_further(run_trace(open_page(), "good day, bad hours", samples=3), "corruption")
     shown = [unescape(text.value) for text in page.markdown]
-    assert any("gaussian noise" in text and "largest at" in text for text in shown)
-    assert any("% are shared" in text for text in shown)
+    assert any("Hidden state: largest at" in text for text in shown)
+    assert any("%** are shared" in text for text in shown)
     where = page.dataframe[0].value["where"]
-    assert set(where) <= {"in both", "gaussian noise only", "mean embedding only"}
+    assert set(where) <= {"in both", "Gaussian noise only", "mean embedding only"}
 
 
 @pytest.mark.usefixtures("healthy")

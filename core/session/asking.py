@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from core import figures, session, trace_figures
+from core.findings import TOP, overlap, peak_lines, token_of
 from core.findings import cells as cells_of
-from core.findings import overlap, peak_line, token_of
 from core.jobs import Job, Step, Work
 from core.models import Contribution, Model, availability
 from core.results import Corruption, Direction, TraceResult, TraceSettings
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from core.runs import Kind
 
 Answering = Callable[[Job, Model, TraceResult, TraceSettings], Iterator[Step]]
+CALLED: dict[Corruption, str] = {
+    "noise": "Gaussian noise",
+    "uniform": "uniform noise",
+    "mean": "mean embedding",
+    "counterfactual": "the other tweet",
+}
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -133,18 +139,19 @@ def _use_noise(result: TraceResult, scale: float) -> None:
 
 def _draw_another(result: TraceResult, other: TraceResult) -> None:
     names = {
-        "first": HOW[result.settings.corruption].lower(),
-        "second": HOW[other.settings.corruption].lower(),
+        "first": CALLED[result.settings.corruption],
+        "second": CALLED[other.settings.corruption],
     }
-    _beside(result, other, names)
-    for line in peak_line(result, other, names["first"], names["second"]).values():
-        st.markdown(f"- {session.plain(line)}")
+    chart = _beside(result, other, names)
+    _say_peaks(result, other, names["first"])
     frame = overlap(result, other)
     frame["where"] = frame["where"].map(
         {"both": "in both", "first": f"{names['first']} only", "second": f"{names['second']} only"}
     )
     shared = (frame["where"] == "in both").mean()
-    st.markdown(f"Of the ten largest cells of either trace and each kind, {shared:.0%} are shared.")
+    st.markdown(
+        f"Of the {TOP} largest cells of either trace and each kind, **{shared:.0%}** are shared."
+    )
     with st.expander("The largest cells of both", key="ask:overlap"):
         shown = frame.assign(kind=frame["kind"].map(figures.KINDS))
         st.dataframe(
@@ -153,29 +160,41 @@ def _draw_another(result: TraceResult, other: TraceResult) -> None:
             key="ask:cells",
             column_config={
                 name: st.column_config.NumberColumn(
-                    name, format="percent", help="Of its total effect"
+                    name, format="percent", help="Share of its own total effect."
                 )
                 for name in names.values()
             },
         )
-    said = f"{figures.caption_of(result, shares=True)} Beside it: {figures.caption_of(other)}"
-    _end("two corruptions", {}, {"largest cells": frame}, said)
+    said = (
+        f"{figures.caption_of(result, shares=True)} On the right, the same with "
+        f"{figures.corrupted_with(other)} and {other.samples_done} sample"
+        f"{'s' if other.samples_done != 1 else ''}."
+    )
+    _end("two corruptions", {"Two corruptions": chart}, {"largest cells": frame}, said)
 
 
 def _draw_reverse(result: TraceResult, other: TraceResult) -> None:
-    names = {"first": "restored: is it enough?", "second": "corrupted: is it needed?"}
+    names = {"first": "Restored: is it enough?", "second": "Corrupted: is it needed?"}
     if result.settings.direction == "corrupt":
         names = {"first": names["second"], "second": names["first"]}
-    _beside(result, other, names)
-    for line in peak_line(result, other, "restoring", "corrupting").values():
-        st.markdown(f"- {session.plain(line)}")
-    st.caption(
+    chart = _beside(result, other, names)
+    first = "restoring" if result.settings.direction == "restore" else "corrupting"
+    _say_peaks(result, other, first)
+    st.markdown(
         "A site that restores the sentiment is sufficient for it; one whose corruption takes the "
         "sentiment away is necessary. A copy elsewhere makes a site sufficient and not necessary."
     )
-    _end(
-        "reverse patching", {}, {"largest cells": overlap(result, other)}, figures.caption_of(other)
+    said = (
+        f"{figures.caption_of(result, shares=True)} On the right, the other way round: "
+        f"{figures.caption_of(other, shares=True).partition(':')[0].removeprefix('A cell is ')}, "
+        f"over {other.samples_done} samples."
     )
+    _end("reverse patching", {"Both ways": chart}, {"largest cells": overlap(result, other)}, said)
+
+
+def _say_peaks(result: TraceResult, other: TraceResult, name: str) -> None:
+    lines = peak_lines(result, other, name).values()
+    st.markdown("\n".join(f"- {session.plain(line)}" for line in lines))
 
 
 def _draw_severed(result: TraceResult, found: dict[str, TraceResult]) -> None:
@@ -214,30 +233,37 @@ def _early_cell(result: TraceResult) -> tuple[int, int]:
     return int(layer), span[int(column)]
 
 
-def _beside(result: TraceResult, other: TraceResult, names: dict[str, str]) -> None:
-    """Two traces of one tweet side by side, one kind of site, on one scale of shares."""
+def _beside(result: TraceResult, other: TraceResult, names: dict[str, str]) -> Any:
+    """Draw one kind of site of two traces side by side, in shares on one scale; as a figure too."""
     kinds = [kind for kind in result.effects if kind in other.effects]
-    kind: Kind = st.segmented_control(
-        "Kind of site",
-        kinds,
-        default=kinds[0],
-        format_func=figures.KINDS.__getitem__,
-        required=True,
-        key="beside",
-        persist_state="session",
-        help="Both traces show this kind, in percent of their own total effects.",
-    )
+    with st.container(horizontal=True, gap="large", vertical_alignment="bottom"):
+        kind: Kind = st.segmented_control(
+            "Kind of site",
+            kinds,
+            default=kinds[0],
+            format_func=figures.KINDS.__getitem__,
+            required=True,
+            key="beside",
+            persist_state="session",
+            help="Both traces show this kind, in percent of their own total effects.",
+        )
+        scale = st.container(width=340)
+    titles = {name: name[0].upper() + name[1:] for name in names.values()}
     frames = []
-    for name, trace in zip(names.values(), (result, other), strict=True):
+    for name, trace in zip(titles, (result, other), strict=True):
         frame = figures.as_shares(cells_of(trace))
         frames.append(frame[frame["kind"] == kind].assign(kind=name))
     both = pd.concat(frames, ignore_index=True)
-    end = min(figures.scale_end(both), 150.0)
-    titles = {name: name[0].upper() + name[1:] for name in names.values()}
-    st.altair_chart(
-        figures.scale_bar(end, "% of the total effect", theme=session.theme()), key="beside:scale"
+    end, unit = min(figures.scale_end(both), 150.0), "% of the total effect"
+    scale.altair_chart(figures.scale_bar(end, unit, theme=session.theme()), key="beside:scale")
+    heatmaps(both, end=end, unit=unit, key="beside:map", titles=titles)
+    return figures.trace_heatmaps(
+        both,
+        unit=unit,
+        title=f"\u201c{result.prompt.tweet}\u201d, {figures.KINDS[kind]}",
+        inline=False,
+        titles=titles,
     )
-    heatmaps(both, end=end, unit="% of the total effect", key="beside:map", titles=titles)
 
 
 def _end(key: str, charts: dict[str, Any], tables: dict[str, pd.DataFrame], caption: str) -> None:

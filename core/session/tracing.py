@@ -93,7 +93,7 @@ def loaded_for(job: Job, name: str) -> Model:
 
 def span_choice(name: str, text: str) -> TraceSettings | None:
     """What is corrupted and how; None while that cannot be traced, which a sentence then says."""
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+    with st.container(horizontal=True, gap="medium", vertical_alignment="top"):
         how: Corruption = st.selectbox(
             "Corrupt with",
             list(HOW),
@@ -467,8 +467,10 @@ def frame_of(result: TraceResult, view: Mapping[str, str]) -> pd.DataFrame:
     return frame
 
 
-def emphasised(sentence: str) -> str:
+def emphasised(sentence: str, *, warn: bool = False) -> str:
     """A finding as Markdown: where a site is stands out from how much it carries."""
+    if warn:
+        return f":orange[:material/warning: **{plain(sentence)}**]"
     place, colon, rest = sentence.partition(":")
     if not colon:
         return f":gray[{plain(sentence)}]" if "yet" in sentence else f"**{plain(sentence)}**"
