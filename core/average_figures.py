@@ -403,6 +403,7 @@ def peak_layers(
     theme: Theme = "light",
     select: str | None = None,
     chosen: int | None = None,
+    of: str = "",
     height: int = LINES,
 ) -> alt.LayerChart:
     """In how many tweets the largest effect of one kind lies at each layer.
@@ -412,6 +413,7 @@ def peak_layers(
         layers: that were traced.
         select: name of a point selection over `layer`.
         chosen: the layer whose bar is drawn strong.
+        of: the role whose tweets alone are counted, for the title.
     """
     counts = peaks["layer"].value_counts()
     rows = [{"layer": layer, "tweets": int(counts.get(layer, 0))} for layer in layers]
@@ -439,7 +441,7 @@ def peak_layers(
     if select:
         bars = bars.add_params(alt.selection_point(name=select, fields=["layer"], clear=False))
     chart = alt.LayerChart(layer=[bars], height=height)
-    chart.title = _title("By layer")
+    chart.title = _title(f"By layer, at {of}" if of else "By layer")
     return _placed(chart, None)
 
 

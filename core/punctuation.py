@@ -53,7 +53,9 @@ def groups_of(prompt: Prompt) -> dict[str, list[int]]:
     marks = [
         position
         for position, role in enumerate(roles)
-        if role == "punctuation" and set(prompt.words[prompt.tokens[position].word].text) <= PLAIN
+        if role == "punctuation"
+        and set((word := prompt.words[prompt.tokens[position].word]).text) <= PLAIN
+        and prompt.tweet_span[-1] not in word.tokens
     ]
     free = [position for position, role in enumerate(roles) if role == "middle"]
     if not marks or len(free) < len(marks):

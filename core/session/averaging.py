@@ -242,7 +242,7 @@ def heatmaps(found: Study) -> None:
         st.caption(f"change in {plain(unit)}")
         st.altair_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
     _panels(frame, titles, end, unit, "average:heatmap")
-    said, save = st.columns([9, 1], gap="medium")
+    said, save = _below()
     said.caption(plain(caption))
     title = f"{average.about['model']}, {average.n:,} tweets"
     with save:
@@ -368,6 +368,7 @@ def _peaks(found: Study, store: Store | None) -> None:
                 theme=theme(),
                 select="bar",
                 chosen=layer,
+                of="" if role is None else titles.get(role, ""),
                 height=drawing.BAR * len(titles) - 12,
             ),
             key=f"average:bar:layer:{kind}:{drawn}",
@@ -382,7 +383,7 @@ def _peaks(found: Study, store: Store | None) -> None:
         f"How many of {len(peaks):,} tweets have their largest {KINDS[kind or kinds[0]]} effect at "
         "each role and layer; cells fixed by construction are left out."
     )
-    below, save = st.columns([9, 1], gap="medium")
+    below, save = _below()
     below.caption(plain(caption))
     with save:
         downloads(
@@ -589,7 +590,7 @@ def _compared(
             f"{signed(row['upper'])}) {_short_unit(first)}."
         )
     caption = f"{said} {drawing.caption_of(first, 'Each mean')}"
-    below, save = st.columns([9, 1], gap="medium")
+    below, save = _below()
     below.caption(plain(said))
     with save:
         downloads(
@@ -740,7 +741,7 @@ def _punctuation(found: Study, store: Store | None) -> None:
         f"(not ! and ?), {counts['sentiment']:,} of them a sentiment word; bands are 95% bootstrap "
         "intervals over tweets."
     )
-    below, save = st.columns([9, 1], gap="medium")
+    below, save = _below()
     below.caption(plain(caption))
     with save:
         downloads(
@@ -919,7 +920,7 @@ def _end(
     key: str, average: Average, draw: Any, table: pd.DataFrame, line: str, caption: str, name: str
 ) -> None:
     """What the page says below a figure, and Save beside it; a file has the whole caption."""
-    said, save = st.columns([9, 1], gap="medium")
+    said, save = _below()
     said.caption(plain(line))
     with save:
         downloads(
@@ -928,6 +929,12 @@ def _end(
             tables={name: table},
             caption=caption,
         )
+
+
+def _below() -> tuple[Any, Any]:
+    """A place for what is said below a figure, and one at its right for Save."""
+    said, save = st.columns([8, 1], gap="medium")
+    return said, save.container(horizontal=True, horizontal_alignment="right")
 
 
 def _short_unit(average: Average) -> str:
