@@ -241,9 +241,11 @@ def theme() -> figures.Theme:
 def plain(text: str) -> str:
     """Text that somebody typed, for places that read Markdown: nothing in it is markup.
 
-    Whatever could begin markup, a link, a formula or an icon's name gets a backslash.
+    Whatever could begin markup, a link, a formula or an icon's name gets a backslash. Half a
+    character, which no page can be sent, becomes a replacement character.
     """
-    return "".join(f"\\{mark}" if mark in _MARKUP else mark for mark in " ".join(text.split()))
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return "".join(f"\\{mark}" if mark in _MARKUP else mark for mark in " ".join(whole.split()))
 
 
 _MARKUP = frozenset("\\`*_{}[]()<>#+-.!|~$:&^=@/\"'")
