@@ -70,9 +70,9 @@ ABLATED, STEERED, NEUTRAL = 100, 60, 20  # texts
 RANDOM = 3  # random directions
 STRENGTHS = (0.5, 1.0, 2.0)
 LONGEST = 40  # tokens of a prompt that is edited
-OTHERS, SAME_WORD, CALM = 8, 4, 8  # texts beside each edited one
+OTHERS, SAME_WORD, CALM = 6, 3, 6  # texts beside each edited one
 TRACE = TraceSettings(kinds=("mlp",), samples=4)
-CURVE_LAYERS = 6
+CURVE_LAYERS = 5
 EDIT = EditSettings(prefixes=2)
 SILENCED = 3  # cells
 
@@ -381,7 +381,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--edits", type=int, default=50, help="Tweets that are edited.")
-    parser.add_argument("--curves", type=int, default=8, help="Of these, over several layers.")
+    parser.add_argument("--curves", type=int, default=3, help="Of these, over several layers.")
     parser.add_argument(
         "--parts",
         default="ablation,steering,edits",

@@ -463,6 +463,206 @@ def _judged(row: dict[str, Any], *, shared: bool) -> list[list[str]]:
     ]
 
 
+def interventions(found: dict[str, Any]) -> list[str]:
+    """Interventions on held-out tweets, each beside its control."""
+    options, probe = found["options"], found["probe"]
+    lines = [
+        "## Interventions",
+        "",
+        machine_line(found),
+        "",
+        "Does the location matter? On the embedded model and its tweets. Probe "
+        "(log P(good) and log P(bad)) and directions are fitted on "
+        f"{probe['train']:,} tweets and judged on others; on those the probe is right about "
+        f"{_share(probe['accuracy'])} (n = {probe['accuracy']['n']}). In brackets: 95% intervals "
+        "over tweets. (`python -m benchmarks.interventions`)",
+        "",
+    ]
+    if "ablation" in found:
+        lines += _ablation(found["ablation"], options)
+    if "steering" in found:
+        lines += _steering(found["steering"])
+    if "edits" in found:
+        lines += _edits(found["edits"], options)
+    if found.get("curve", {}).get("n"):
+        lines += _curve(found["curve"])
+    return lines
+
+
+def _ablation(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            f"{DIRECTIONS[arm['direction']]}, that layer{' and all above' * arm['onwards']}",
+            _share(arm["accuracy"]),
+            _points(arm["lost"]),
+            "" if arm["direction"] == "random" else _points(arm["lost_beyond_random"]),
+        )
+        for arm in found["arms"]
+    ]
+    return [
+        "### Ablating the sentiment direction",
+        "",
+        f"Projected out of all tokens' states after block {found['layer']}, the layer that "
+        "predicts best within the training part. "
+        f"{found['before']['n']} held-out tweets; unchanged, the probe is right about "
+        f"{_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean of "
+        f"{options['random_directions']} directions.",
+        "",
+        *table(
+            ("direction", "accuracy left", "points lost", "points lost beyond random ones"), rows
+        ),
+        "",
+    ]
+
+
+def _steering(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            f"{DIRECTIONS[arm['direction']]}, {arm['strength']:g}",
+            _share(arm["flips"]),
+            _share(arm["to_positive"]),
+            _share(arm["to_negative"]),
+            _estimate(arm["perplexity_to_positive"], 3),
+            _estimate(arm["perplexity_to_negative"], 3),
+        )
+        for arm in found["arms"]
+    ]
+    return [
+        "### Steering",
+        "",
+        f"Added to all tokens' states after block {found['layer']}, each tweet towards the side "
+        f"that it is not on ({found['arms'][0]['flips']['n']} held-out tweets). One strength is "
+        "the distance between the class means; a random direction is as long. Perplexity: of "
+        f"{found['neutral']} neutral texts, as a multiple of the unchanged model\u2019s "
+        f"({found['perplexity']:.0f}).",
+        "",
+        *table(
+            (
+                "direction, strength",
+                "flipped",
+                "to positive",
+                "to negative",
+                "perplexity, to positive",
+                "perplexity, to negative",
+            ),
+            rows,
+        ),
+        "",
+    ]
+
+
+def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
+    arms = found["arms"]
+    rows = [
+        (
+            ARMS[name],
+            _share(arm["flips"]),
+            _estimate(arm["moves"], 2),
+            _estimate(arm["same_word_moves"], 2) if "same_word_moves" in arm else "",
+            _share(arm["others_keep"]) if "others_keep" in arm else "",
+            _estimate(arm["perplexity"], 3) if "perplexity" in arm else "",
+            _share(arm["effect"]) if "effect" in arm else "",
+        )
+        for name, arm in arms.items()
+    ]
+    skipped = ", ".join(f"{count} {why}" for why, count in found["skipped"].items() if count)
+    edit = options["edit"]
+    return [
+        "### ROME edits and silenced cells",
+        "",
+        f"n = {found['n']} held-out tweets, edited to go on with the other word; as many as there "
+        "was time for. Early site: the largest MLP cell "
+        "among the tweet's tokens in the first two thirds of the layers (layers "
+        f"{', '.join(map(str, sorted(set(found['layers']))))}). Random: one other token of the "
+        f"same role, same layer. {edit['prefixes']} prefixes, {edit['steps']} steps, "
+        f"{edit['keys']:,} keys. Silenced: the {options['silenced']} largest MLP cells set to "
+        "zero, or matched random ones. Moves are in nats of the probe's log-odds, to the other "
+        f"side. {f'Left out: {skipped}. ' if skipped else ''}",
+        "",
+        *table(
+            (
+                "",
+                "flipped",
+                "moved",
+                "same word moved",
+                "others keep their side",
+                "perplexity",
+                "traced effect",
+            ),
+            rows,
+        ),
+        "",
+        "The early site's edit moves the tweet by "
+        f"{_estimate(found['differences']['edit'], 2)} nats more than the random one's"
+        f"{_told_apart(found['differences']['edit'])}. Silencing the largest cells moves it by "
+        f"{_estimate(found['differences']['silence'], 2)} more than silencing matched ones"
+        f"{_told_apart(found['differences']['silence'])}. Over the tweets, the rank correlation of "
+        "the early site's traced effect with how far its edit moves the tweet is "
+        f"{_estimate(found['correlation_over_tweets'], 2)}.",
+        "",
+    ]
+
+
+def _curve(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            str(layer["layer"]),
+            _share(layer["effect"]),
+            _estimate(layer["moves"], 2),
+            _share(layer["flips"]),
+        )
+        for layer in found["layers"]
+    ]
+    return [
+        "### Edits at every layer",
+        "",
+        f"The same at several layers of the early site's token, for {found['n']} of these tweets. "
+        "Within a tweet the rank correlation of traced effect and efficacy over the layers is, on "
+        f"average, {_estimate(found['correlation_within'], 2)}.",
+        "",
+        *table(("layer", "traced effect", "moved", "flipped"), rows),
+        "",
+    ]
+
+
+DIRECTIONS = {
+    "means": "difference of class means",
+    "probe": "weights of a probe",
+    "words": "good minus bad",
+    "random": "random",
+}
+ARMS = {
+    "early": "edit at the early site",
+    "random": "edit at a random site",
+    "silenced_top": "silenced, largest cells",
+    "silenced_random": "silenced, random cells",
+}
+
+
+def _estimate(found: dict[str, Any], digits: int, times: float = 1.0, unit: str = "") -> str:
+    """A number and its interval, as far as there are any."""
+    if found["value"] is None:
+        return "none"
+    said = f"{times * found['value']:.{digits}f}{unit}"
+    if found["lower"] is not None:
+        said += f" ({times * found['lower']:.{digits}f} to {times * found['upper']:.{digits}f})"
+    return said.replace("-", "\u2212")
+
+
+def _share(found: dict[str, Any]) -> str:
+    return _estimate(found, 0, 100, "%")
+
+
+def _points(found: dict[str, Any]) -> str:
+    return _estimate(found, 0, 100)
+
+
+def _told_apart(found: dict[str, Any]) -> str:
+    if found["lower"] is None or found["lower"] <= 0 <= found["upper"]:
+        return ", which cannot be told from zero"
+    return ""
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -483,6 +683,7 @@ def report() -> str:
         ("memory", memory),
         ("precision", precision),
         ("startup", startup),
+        ("interventions", interventions),
     ):
         found = load(name)
         if found is not None:

@@ -104,6 +104,8 @@ def encode(
     Raises:
         ValueError: a text that cannot be a prompt, or more texts than there may be room for.
     """
+    if model.is_changed:  # what is kept goes by the weights as they were loaded
+        raise ValueError("The model is changed for now; encode texts before or after.")
     prompts = [build_prompt(model, text, suffix) for text in texts]
     if not prompts:
         raise ValueError("There are no texts to encode; give at least one.")

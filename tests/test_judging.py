@@ -185,6 +185,14 @@ def test_a_probe_of_other_weights_is_refused(model):
         hold_out(model, make_tweets(), make_probe(make_model("gpt2")))
 
 
+def test_a_changed_model_is_not_encoded_for_good(model):
+    with (
+        Steering(a_direction(model), 1.0).applied(model),
+        pytest.raises(ValueError, match="is changed"),
+    ):
+        make_held(model)
+
+
 # --- judging -------------------------------------------------------------------------------------
 
 

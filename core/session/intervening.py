@@ -322,22 +322,27 @@ def _settings_choice(what: What) -> dict[str, Any]:
         first, second = st.columns(2)
         wanted = first.selectbox(
             "Wanted",
-            [None, "positive", "negative"],
-            format_func=lambda side: "the other side" if side is None else str(side),
+            ["other", "positive", "negative"],
+            format_func={
+                "other": "the other side",
+                "positive": "positive",
+                "negative": "negative",
+            }.__getitem__,
             key="intervention:wanted",
             help="Where the tweet's proxy should go.",
         )
-        options["wanted"] = wanted
-        sweeps: dict[Sweep | None, str] = {None: "nothing", "layer": "the layers"}
+        options["wanted"] = None if wanted == "other" else wanted
+        sweeps: dict[Sweep | Literal["none"], str] = {"none": "nothing", "layer": "the layers"}
         if what in ("edit", "steer"):
             sweeps["strength"] = "the strength"
-        options["sweep"] = second.selectbox(
+        sweep = second.selectbox(
             "Sweep",
             list(sweeps),
             format_func=sweeps.__getitem__,
             key=f"intervention:sweep:{len(sweeps)}",
             help="The same at other layers, or with other strengths; takes longer.",
         )
+        options["sweep"] = None if sweep == "none" else sweep
         options["controls"] = first.slider(
             "Random controls", 0, 10, 2, key="intervention:controls",
             help="Matched sites, or directions of the same length, beside it.",

@@ -1,0 +1,110 @@
+"""`python -m core edit | steer | ablate`: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from tiny_held import make_tweets
+from tiny_models import save_folder
+
+from core.__main__ import main
+from core.datasets import dataset_file
+from core.interventions import Plan
+
+TWEET = "My flight got cancelled, terrible service"
+QUICK = ("--samples", 2, "--texts", 4, "--controls", 1, "--no-progress")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_folder(tmp_path_factory.mktemp("tiny-model"), layers=3)
+
+
+@pytest.fixture(autouse=True)
+def data(own_home: Path) -> Path:
+    """A cache folder with labelled tweets and neutral ones, as set-up would have left it."""
+    tweets = make_tweets()
+    neutral = ["waiting here for hours", "My flight for the day"]
+    rows = {
+        "text": [*tweets["text"], *neutral],
+        "rating": [*tweets["label"].map({1: 2.0, 0: -2.0}), 0.1, -0.2],
+        "row": range(len(tweets) + 2),
+    }
+    dataset_file("vader-tweets").parent.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(dataset_file("vader-tweets"))
+    return own_home
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refused(*arguments: object) -> str:
+    """The sentence with which a command is refused."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    return line.removeprefix("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "expected"),
+    [
+        ("edit", ("--steps", 2, "--prefixes", 1, "--sweep", "layer"), "edit '"),
+        ("steer", ("--layer", 1, "--sweep", "strength"), "steer means at layer 1"),
+        ("steer", ("--like", "great day", "--direction", "probe"), "exchange probe at layer"),
+        ("ablate", ("--layer", 1, "--onwards", "--fill", "mean"), "at layers 1 to 2"),
+        ("ablate", ("--sites", "head", "--count", 2), "zero at head"),
+    ],
+)
+def test_each_command_says_what_was_done_and_how_it_is_judged(folder, command, options, expected):
+    result = run(command, TWEET, "--model", folder, *QUICK, *options)
+    assert result.exit_code == 0, result.output
+    assert expected in result.stdout
+    assert "Log-odds" in result.stdout
+    assert "random" in result.stdout
+    assert ("By layer" in result.stdout) == ("layer" in options)
+    assert ("By strength" in result.stdout) == ("strength" in options)
+
+
+def test_json_holds_the_plan_and_the_outcome(folder):
+    result = run("steer", TWEET, "--model", folder, *QUICK, "--layer", 1, "--json")
+    found = json.loads(result.stdout)
+    assert found["plan"]["layer"] == found["layer"] == 1
+    assert found["before"]["log_odds"] != found["after"]["log_odds"]
+    assert {row["arm"] for row in found["judged"]} == {"chosen", "random"}
+
+
+def test_settings_make_the_same_numbers_again(folder, tmp_path):
+    first, second = tmp_path / "one.csv", tmp_path / "two.csv"
+    saved = tmp_path / "settings.json"
+    options = ("--layer", 1, "--strength", 0.5, "--save-settings", saved, "--out", first)
+    assert run("steer", TWEET, "--model", folder, *QUICK, *options).exit_code == 0
+    plan = Plan.from_json(saved.read_bytes())
+    assert (plan.text, plan.layer, plan.strength) == (TWEET, 1, 0.5)
+    result = run("steer", "--settings", saved, "--no-progress", "--out", second)
+    assert result.exit_code == 0, result.output
+    pd.testing.assert_frame_equal(pd.read_csv(first), pd.read_csv(second))
+    # Options come before the file.
+    result = run("steer", "--settings", saved, "--no-progress", "--strength", 2, "--json")
+    assert json.loads(result.stdout)["plan"]["strength"] == 2
+
+
+def test_mistakes_are_one_sentence(folder, tmp_path):
+    assert "There is no text" in refused("edit", "--model", folder)
+    assert "layers 0 to 2" in refused("steer", TWEET, "--model", folder, *QUICK, "--layer", 9)
+    assert "cannot be read" in refused("edit", "--settings", tmp_path / "none.json")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    assert "not those of an intervention" in refused("edit", "--settings", wrong)
+    wrong.write_text(Plan("steer", TWEET).to_json())
+    assert "those of `steer`" in refused("edit", "--settings", wrong)
+    assert "no ending" in refused("edit", TWEET, "--out", "table.xyz")
+    assert "tokens" in refused(
+        "edit", TWEET, "--model", folder, *QUICK, "--target", " unlikely", "--steps", 1
+    )
