@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from core import example, figures, session
+from core import example as kept_example
+from core import figures, session
 from core.findings import findings
 from core.recipes import Recipe
 from core.results import TraceResult
@@ -26,7 +27,6 @@ def main() -> None:
     with controls:
         run = st.button("Run trace", type="primary", key="run", disabled=settings is None)
         if (probing.asked_elsewhere() or run) and settings is not None:
-            tracing.note_question(model, text)
             session.start("trace", tracing.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
@@ -75,7 +75,7 @@ def ask_tweet() -> str:
 
 def show_example() -> None:
     """A first visitor's picture: a trace that was made before."""
-    result = st.cache_resource(show_spinner=False)(example.load)()
+    result = st.cache_resource(show_spinner=False)(kept_example.load)()
     st.space("small")
     st.info(
         "**An example, traced before.** Noise hides the tweet from the model; each cell is one "
@@ -83,10 +83,10 @@ def show_example() -> None:
         "returns. Type a tweet above and press Run trace for one of your own.",
         icon=":material/visibility:",
     )
-    show_result(result)
+    show_result(result, example=True)
 
 
-def show_result(result: TraceResult) -> None:
+def show_result(result: TraceResult, *, example: bool = False) -> None:
     """The sentence on top, the heatmaps, the chosen cell, and what else can be asked."""
     st.space("small")
     said, measured = st.columns([5, 3], gap="medium")
@@ -141,7 +141,7 @@ def show_result(result: TraceResult) -> None:
     if cell is not None:
         cells.panel(result, frame, cell)
     asking.ask_further(result, without="noise" if found.health.ok is False else "")
-    tracing.write_address(cell)
+    tracing.write_address(None if example else result, cell)
 
 
 def offer_noise(result: TraceResult) -> None:

@@ -188,6 +188,11 @@ def open_trace(key: str, probe: Probe, text: str) -> None:
     st.switch_page("pages/trace.py")
 
 
+def choice_of(probe: Probe) -> str:
+    """What `probe_choice` calls a probe: its features, or its key."""
+    return _of_tweets(probe) or key_of(probe)
+
+
 def asked_elsewhere() -> bool:
     """Whether another page has just asked for a trace."""
     return bool(st.session_state.pop("asked", False))

@@ -23,7 +23,7 @@ from core.prompts import Prompt, build_prompt
 from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
 from core.runs import KINDS, Kind
 from core.session import TWEETS, model, plain, theme, tweets
-from core.session.probing import probes_of
+from core.session.probing import choice_of, probes_of
 from core.trace import trace_progressively
 
 if TYPE_CHECKING:
@@ -376,24 +376,13 @@ def _there(name: str, text: str, part: str, chosen: list[int]) -> list[int]:
     return [number for number in chosen if number in words]
 
 
-def note_question(name: str, text: str) -> None:
-    """Remember what is asked now, for the address of what comes of it."""
-    question = {"tweet": text, "model": name, "probe": str(st.session_state.get("features", ""))}
-    for key, (default, _) in ASKED.items():
-        value = st.session_state.get(key, default)
-        if value not in (default, None):
-            question[key] = f"{value:g}" if isinstance(value, float) else str(value)
-    part = question.get("corrupt")
-    if chosen := st.session_state.get(f"{part}:{text}"):
-        question["span"] = ".".join(map(str, sorted(chosen)))
-    if question.get("how") == "counterfactual":
-        question["other"] = st.session_state.get(f"other:{text}", "")
-    st.session_state.question = question
+def write_address(result: TraceResult | None, cell: figures.Cell | None) -> None:
+    """Put what was asked, how it is shown and the chosen cell into the address.
 
-
-def write_address(cell: figures.Cell | None) -> None:
-    """Put what was asked, how it is shown and the chosen cell into the address."""
-    link = dict(st.session_state.get("question", {}))
+    Args:
+        result: None for the example, which needs no asking.
+    """
+    link = {} if result is None else _question(result)
     for key, (default, _) in SHOWN.items():
         value = st.session_state.get(key, default)
         if value not in (default, None):
@@ -402,6 +391,35 @@ def write_address(cell: figures.Cell | None) -> None:
         link["cell"] = "-".join(map(str, cell))
     if link != st.query_params.to_dict():
         st.query_params.from_dict(link)
+
+
+def _question(result: TraceResult) -> dict[str, str]:
+    """What this page has to be asked for such a result; nothing, where it cannot be asked."""
+    settings = result.settings
+    plain_ones = (settings.direction, settings.severed, settings.every) == ("restore", None, 1)
+    if not plain_ones or result.model_name not in REGISTRY:
+        return {}
+    link = {"tweet": result.prompt.tweet, "model": result.model_name}
+    link["probe"] = choice_of(result.probe)
+    if settings.corruption != "noise":
+        link["how"] = settings.corruption
+    if settings.counterfactual is not None:
+        link["other"] = settings.counterfactual
+    if isinstance(settings.corrupt, tuple):
+        link |= {"corrupt": "tokens", "span": ".".join(map(str, settings.corrupt))}
+    elif settings.corrupt != "tweet":
+        link |= {"corrupt": "words", "span": settings.corrupt.removeprefix("word:")}
+    numbers = {
+        "noise": f"{settings.noise_scale:g}",
+        "samples": str(settings.samples),
+        "window": str(settings.window),
+        "seed": str(settings.seed),
+    }
+    for key, value in numbers.items():
+        default = ASKED[key][0]
+        if value not in (str(default), f"{default:g}" if default is not None else "None"):
+            link[key] = value
+    return link
 
 
 def _cell_of(written: str) -> figures.Cell | None:
