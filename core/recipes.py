@@ -212,11 +212,16 @@ class Recipe:
             ValueError: it cannot be had.
         """
         name = self.model.name
-        if not is_on_disk(name) and not Path(name).is_dir():
-            _download(name, self.model.revision, fetching)
+        self.fetch(fetching=fetching)
         return load_model(
             name, device=device, dtype=self.model.precision, untrained=self.model.untrained
         )
+
+    def fetch(self, *, fetching: Callable[[int, int], None] | None = None) -> None:
+        """Download the recipe's model at its revision, if it is not on disk."""
+        name = self.model.name
+        if not is_on_disk(name) and not Path(name).is_dir():
+            _download(name, self.model.revision, fetching)
 
     def check(self, model: Model) -> None:
         """Refuse a model of other weights."""

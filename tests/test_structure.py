@@ -76,6 +76,7 @@ ORDER = [
     "diagnostics",
     "session",
     "session.saving",
+    "session.recalling",
     "session.labelled",
     "session.probing",
     "session.tracing",
