@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import altair as alt
 import streamlit as st
 
 from core import probe_figures, session
+from core.figures import Theme
 from core.models import REGISTRY
 from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
 from core.session import labelled, probing
+from core.session.saving import downloads
 from core.tables import safe_csv
 
 MISTAKES = 8  # shown; all can be saved
@@ -40,6 +43,8 @@ def main() -> None:
         if progress.error:
             st.error(session.plain(progress.error), icon=":material/error:")
     trained = progress.partial if progress else None
+    if trained and trained.unkept:
+        st.warning(session.plain(trained.unkept), icon=":material/save:")
     st.space("small")
     shown = probing.kept_choice(model, trained)
     if shown is None:
@@ -99,7 +104,7 @@ def ask_words(place: Any, label: str, default: str) -> tuple[str, ...]:
 
 def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     """The verdict, the scores beside those of the controls, the curves, and the mistakes."""
-    report, tables, theme = probe.report, probe.report.tables(), session.theme()
+    report = probe.report
     st.subheader(
         f"{report.accuracy:.1%} right ({report.accuracy_low:.1%} to {report.accuracy_high:.1%})",
         anchor=False,
@@ -113,28 +118,40 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     if report.controls:
         with st.expander("What the controls are"):
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
-    charts = [
-        probe_figures.comparison(tables["controls"], theme=theme) if report.controls else None,
-        probe_figures.layer_curve(
-            tables["layers"],
-            chosen=probe.layer,
-            beside=report.accuracy if probe.reads == "words" else None,
-            theme=theme,
-        )
-        if report.layers
-        else None,
-        probe_figures.confusion(tables["confusion"], theme=theme),
-        probe_figures.calibration(tables["calibration"], theme=theme),
-        probe_figures.roc(tables["roc"], theme=theme),
-        probe_figures.learning_curve(tables["learning"], theme=theme) if report.learning else None,
-    ]
-    drawn = [chart for chart in charts if chart is not None]
+    drawn = list(charts_of(probe, session.theme()).values())
     across = 2 if len(drawn) == 4 else 3
     for start in range(0, len(drawn), across):
         places = st.columns(across, gap="medium")
         for place, chart in zip(places, drawn[start : start + across], strict=False):
             place.altair_chart(chart)
+    downloads(
+        "probe",
+        charts=charts_of(probe, "light"),
+        tables={"summary": probe_figures.score_table(report), **report.tables()},
+        caption=probing.origin_line(probe),
+    )
     show_mistakes(key, probe, texts)
+
+
+def charts_of(probe: Probe, theme: Theme) -> dict[str, alt.LayerChart]:
+    """The curves of a probe's report by what they are called."""
+    report, tables = probe.report, probe.report.tables()
+    charts = {}
+    if report.controls:
+        charts["Controls"] = probe_figures.comparison(tables["controls"], theme=theme)
+    if report.layers:
+        charts["Layers"] = probe_figures.layer_curve(
+            tables["layers"],
+            chosen=probe.layer,
+            beside=report.accuracy if probe.reads == "words" else None,
+            theme=theme,
+        )
+    charts["Confusion"] = probe_figures.confusion(tables["confusion"], theme=theme)
+    charts["Calibration"] = probe_figures.calibration(tables["calibration"], theme=theme)
+    charts["ROC"] = probe_figures.roc(tables["roc"], theme=theme)
+    if report.learning:
+        charts["Learning"] = probe_figures.learning_curve(tables["learning"], theme=theme)
+    return charts
 
 
 def show_mistakes(key: str, probe: Probe, texts: dict[int, str]) -> None:
