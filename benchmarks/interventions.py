@@ -1,7 +1,7 @@
 """Does the location matter? Interventions on held-out tweets, each beside its control.
 
-    python -m benchmarks.interventions [--edits N] [--curves N] [--minutes M] [--parts LIST]
-                                       [--output FILE]
+    python -m benchmarks.interventions [--edits N] [--curves N] [--minutes M]
+                                       [--parts LIST] [--more] [--output FILE]
 
 On the embedded model and its tweets. Probe and directions are fitted on four fifths of the tweets;
 everything is judged on tweets of the fifth (`core.judging`).
@@ -192,28 +192,34 @@ def edits(
         covariances.update(key_covariances(model, held.training_texts, missing, keys=EDIT.keys))
         return covariances
 
-    rows: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
-    skipped = {"long": 0, "no effect": 0, "no match": 0}
+    # What an earlier run has measured in the same way is not measured again.
+    nothing: dict[str, list[int]] = {"long": [], "no effect": [], "no match": []}
+    before_this = found.get("edits", {"rows": [], "skipped": nothing})
+    rows: list[dict[str, Any]] = before_this["rows"]
+    points: list[dict[str, Any]] = found.get("curve", {"points": []})["points"]
+    skipped: dict[str, list[int]] = before_this["skipped"]
+    met = {each["row"] for each in rows} | {each for part in skipped.values() for each in part}
     neutral = held.neutral[:CALM]
     calm = surprise(model, neutral)
     for row in order:
         if len(rows) == tweets or time.perf_counter() > until:
             break
         text = held.texts[row]
+        if int(row) in met:
+            continue
         prompt = build_prompt(model, text, held.probe.suffix)
         if len(prompt) > LONGEST:
-            skipped["long"] += 1
+            skipped["long"].append(int(row))
             continue
         began = time.perf_counter()
         traced = core.trace(model, held.probe, text, TRACE)
         layer, position = early_site(traced)
         matches = matched_positions(prompt, position)
         if not traced.distinguishable:
-            skipped["no effect"] += 1
+            skipped["no effect"].append(int(row))
             continue
         if not matches:
-            skipped["no match"] += 1
+            skipped["no match"].append(int(row))
             continue
         wanted = "negative" if traced.high > 0 else "positive"
         settings = EditSettings(
@@ -221,23 +227,9 @@ def edits(
         )
         other = matches[int(np.random.default_rng(int(row)).integers(len(matches)))]
         swept = sorted({layer, *layers}) if len(points) < curves * len(layers) else [layer]
-        at_site = make_edits(
-            model,
-            prompt,
-            swept,
-            position,
-            known(swept),
-            settings,
-            prefixes=prefixes,
-        )
-        (matched,) = make_edits(
-            model,
-            prompt,
-            [layer],
-            other,
-            known([layer]),
-            settings,
-            prefixes=prefixes,
+        sites = [(layer, other), *((each, position) for each in swept)]
+        matched, *at_site = make_edits(
+            model, prompt, sites, known(swept), settings, prefixes=prefixes
         )
         before = np.array([traced.high])
         share = traced.effects["mlp"] / traced.total_effect
@@ -247,6 +239,7 @@ def edits(
         same_before = log_odds_under(model, held.probe, same)
         others_before = log_odds_under(model, held.probe, judged.others)
         measured: dict[str, Any] = {
+            "row": int(row),
             "tokens": len(prompt),
             "layer": layer,
             "role_matches": len(matches),
@@ -301,7 +294,7 @@ def edits(
         )
 
 
-def edit_summary(rows: list[dict[str, Any]], skipped: dict[str, int]) -> dict[str, Any]:
+def edit_summary(rows: list[dict[str, Any]], skipped: dict[str, list[int]]) -> dict[str, Any]:
     """Estimates over the edited tweets, paired where two arms are compared."""
     arms = {}
     for name in ("early", "random", "silenced_top", "silenced_random"):
@@ -387,6 +380,9 @@ def main() -> None:
         default="ablation,steering,edits",
         help="Measure only these anew; the others stay as the output file has them.",
     )
+    parser.add_argument(
+        "--more", action="store_true", help="Go on with the edits of the output file."
+    )
     parser.add_argument("--minutes", type=float, default=600.0, help="Begin no edit after these.")
     parser.add_argument("--output", type=Path, default=RESULTS / "interventions.json")
     options = parser.parse_args()
@@ -407,7 +403,12 @@ def main() -> None:
     say(f"best layer: {layer}")
     parts = options.parts.split(",")
     there = json.loads(options.output.read_text()) if options.output.exists() else {}
-    found: dict[str, Any] = there | {
+    found: dict[str, Any] = {
+        name: part for name, part in there.items() if options.more or name not in parts
+    }
+    if not options.more:
+        found.pop("curve", None) if "edits" in parts else None
+    found |= {
         "machine": describe(),
         "options": {
             "edits": options.edits,

@@ -504,8 +504,8 @@ def _ablation(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         "",
         f"Projected out of all tokens' states after block {found['layer']}, the layer that "
         "predicts best within the training part. "
-        f"{found['before']['n']} held-out tweets; unchanged, the probe is right about "
-        f"{_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean of "
+        f"The first {found['before']['n']} of the held-out tweets; unchanged, the probe is right "
+        f"about {_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean of "
         f"{options['random_directions']} directions.",
         "",
         *table(
@@ -531,8 +531,8 @@ def _steering(found: dict[str, Any]) -> list[str]:
         "### Steering",
         "",
         f"Added to all tokens' states after block {found['layer']}, each tweet towards the side "
-        f"that it is not on ({found['arms'][0]['flips']['n']} held-out tweets). One strength is "
-        "the distance between the class means; a random direction is as long. Perplexity: of "
+        f"that it is not on (the first {found['arms'][0]['flips']['n']} held-out tweets). One "
+        "strength is the distance between the class means; a random direction is as long. Perplexity: of "
         f"{found['neutral']} neutral texts, as a multiple of the unchanged model\u2019s "
         f"({found['perplexity']:.0f}).",
         "",
@@ -553,7 +553,7 @@ def _steering(found: dict[str, Any]) -> list[str]:
 
 def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
     arms = found["arms"]
-    rows = [
+    lines = [
         (
             ARMS[name],
             _share(arm["flips"]),
@@ -565,7 +565,7 @@ def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         )
         for name, arm in arms.items()
     ]
-    skipped = ", ".join(f"{count} {why}" for why, count in found["skipped"].items() if count)
+    skipped = ", ".join(f"{len(rows)} {why}" for why, rows in found["skipped"].items() if rows)
     edit = options["edit"]
     return [
         "### ROME edits and silenced cells",
@@ -589,7 +589,7 @@ def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
                 "perplexity",
                 "traced effect",
             ),
-            rows,
+            lines,
         ),
         "",
         "The early site's edit moves the tweet by "

@@ -34,7 +34,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
@@ -141,7 +140,7 @@ def make_edit(
 ) -> Edit:
     """Make the edit that lets a prompt go on with the target; see `make_edits`."""
     (edit,) = make_edits(
-        model, prompt, [layer], position, {layer: covariance}, settings, progress=progress
+        model, prompt, [(layer, position)], {layer: covariance}, settings, progress=progress
     )
     return edit
 
@@ -149,22 +148,21 @@ def make_edit(
 def make_edits(
     model: Model,
     prompt: Prompt,
-    layers: Sequence[int],
-    position: int,
+    sites: Sequence[tuple[int, int]],
     covariances: Mapping[int, KeyCovariance],
     settings: EditSettings | None = None,
     *,
     prefixes: Sequence[Sequence[int]] | None = None,
     progress: Share | None = None,
 ) -> list[Edit]:
-    """Make one edit for each of some layers, each of which alone lets the prompt go on as wanted.
+    """Make an edit for each of some sites, any of which alone lets the prompt go on as wanted.
 
     Their descents share batches and are otherwise independent: each is what it would be alone, but
     for the order of sums in float arithmetic.
 
     Args:
         prompt: of the tweet; see `core.prompts.build_prompt`.
-        layers, position: the sites, at whose token the key is taken.
+        sites: (layer, position), at whose token the key is taken.
         covariances: of those layers' keys, from `core.key_covariance.key_covariances`.
         prefixes: from `sample_prefixes`, where several calls share them.
         progress: called with the share of the steps done. An exception ends the work.
@@ -173,17 +171,17 @@ def make_edits(
         ValueError: there is no such site, or the target is not one token.
     """
     settings = settings or EditSettings()
-    for layer in layers:
+    for layer, position in sites:
         _check_site(model, prompt, layer, position)
         if layer not in covariances or covariances[layer].layer != layer:
             raise ValueError(f"The covariance of the keys of layer {layer} is needed, and missing.")
     if prefixes is None:
         prefixes = sample_prefixes(model, settings.prefixes, seed=settings.seed)
-    objective = Objective(model, prompt, layers, position, settings, prefixes)
+    objective = Objective(model, prompt, sites, settings, prefixes)
     changes, losses = _descend(objective, settings, progress)
     probabilities = objective.probabilities(changes)
     edits = []
-    for row, layer in enumerate(objective.layers):
+    for row, (layer, position) in enumerate(sites):
         key = objective.keys[row].double().cpu().numpy()
         direction = covariances[layer].solve(key)
         change = changes[row].double().cpu().numpy()
@@ -232,9 +230,10 @@ def _descend(
     most = settings.clamp * objective.values.to(objective.dtype).norm(dim=-1, keepdim=True)
     changes = torch.zeros_like(objective.values, dtype=objective.dtype).requires_grad_()
     optimizer = torch.optim.Adam([changes], lr=settings.learning_rate)
-    losses: list[list[float]] = [[] for _ in objective.layers]
-    going = torch.ones(len(objective.layers), 1, dtype=torch.bool, device=changes.device)
-    with objective.model.differentiable(min(objective.layers) + 1), torch.enable_grad():
+    losses: list[list[float]] = [[] for _ in objective.sites]
+    going = torch.ones(len(objective.sites), 1, dtype=torch.bool, device=changes.device)
+    first = min(layer for layer, _ in objective.sites)
+    with objective.model.differentiable(first + 1), torch.enable_grad():
         for step in range(settings.steps + 1):
             loss = objective.losses(changes)
             for row, value in enumerate(loss.tolist()):
@@ -256,11 +255,20 @@ def _descend(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """B prompts of one length, with the site at one position."""
+class _Row:
+    """A site as one group of prompts has it."""
 
-    kind: Literal["target", "essence"]
-    start: int  # the site's position
+    site: int  # its place in `Objective.sites`
+    layer: int
+    offset: int  # of its position from the group's start
+
+
+@dataclass(frozen=True)
+class _Group:
+    """B prompts of one length, and the sites that are changed in them."""
+
+    rows: list[_Row]  # those of lower layers first
+    start: int  # the first position that a site can change
     after: dict[int, Tensor]  # by layer: states (B, positions from start, D) after its block
     keys: dict[int, Tensor]  # by layer: (B, key heads, start, head size)
     values: dict[int, Tensor]
@@ -269,26 +277,25 @@ class _Group:
 class Objective:
     """The losses that v* minimises, as functions of the change d of the MLP's value at a site.
 
-    There are R sites: one position, and R layers. Each has a loss and a change of its own.
+    There are R sites, each with a loss and a change of its own.
 
     Attributes:
-        layers: of the sites, from below.
-        keys: k* of each site, (R, inner).
-        values: what the MLP adds at each site of the text alone, (R, D).
+        sites: (layer, position) of each.
+        keys: k* of each, (R, inner).
+        values: what the MLP adds at each in the text alone, (R, D).
     """
 
     def __init__(
         self,
         model: Model,
         prompt: Prompt,
-        layers: Sequence[int],
-        position: int,
+        sites: Sequence[tuple[int, int]],
         settings: EditSettings,
         prefixes: Sequence[Sequence[int]] = (),
     ) -> None:
         """Run every prompt once."""
         self.model = model
-        self.layers = sorted(set(layers))
+        self.sites = list(sites)
         self.settings = settings
         self.dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.target = word_token(model, settings.target)
@@ -299,73 +306,89 @@ class Objective:
             whole = [*ids[:added], *prefix, *ids[added:]]
             if len(whole) <= model.max_positions:
                 by_length[len(prefix)].append(whole)
-        self._groups: list[_Group] = []
+        self._targets: list[_Group] = []
         met: list[Tensor] = []
         for length, together in by_length.items():
-            group, keys, values = self._run("target", together, position + length)
-            self._groups.append(group)
+            places = {site: position + length for site, (_, position) in enumerate(self.sites)}
+            group, keys, values = self._run(together, places)
+            self._targets.append(group)
             met.append(keys)
             if length == 0:
                 self.values = values[:, 0]
         self.keys = torch.cat(met, dim=1).double().mean(1)
-        if settings.kl_factor > 0:
-            essence, last = _essence(model, prompt, position, settings.essence)
-            group, _, _ = self._run("essence", [list(essence.ids)], last)
-            self._groups.append(group)
+        self._essences: list[tuple[_Group, Tensor]] = []  # and what they say unchanged
+        for at in sorted({position for _, position in self.sites} if settings.kl_factor else ()):
+            essence, last = _essence(model, prompt, at, settings.essence)
+            own = [site for site, (_, position) in enumerate(self.sites) if position == at]
+            group, _, _ = self._run([list(essence.ids)], dict.fromkeys(own, last))
             with torch.no_grad():
-                nothing = torch.zeros_like(self.values)
-                self._said = self._log_probs(self._climb(group, nothing))
+                said = self._log_probs(self._climb(group, torch.zeros_like(self.values))[:1])
+            self._essences.append((group, said))
 
     @torch.no_grad()
     def _run(
-        self, kind: Literal["target", "essence"], prompts: list[list[int]], position: int
+        self, prompts: list[list[int]], places: dict[int, int]
     ) -> tuple[_Group, Tensor, Tensor]:
-        """A group, and at its sites the keys (R, B, inner) and the values (R, B, D)."""
-        model, first = self.model, self.layers[0]
+        """A group, and at its sites the keys (sites, B, inner) and the values (sites, B, D).
+
+        Args:
+            places: the position of each site in these prompts.
+        """
+        model, start = self.model, min(places.values())
+        layers = {self.sites[site][0] for site in places}
         inner: dict[int, Tensor] = {}
 
         def recorder(layer: int) -> Change:
             def record(values: Tensor) -> Tensor:
-                inner[layer] = values[:, 0].clone()
+                inner[layer] = values.clone()  # (B, positions from start, inner)
                 return values
 
-            return Change(layer, "inner", record, positions=(position,))
+            return Change(layer, "inner", record, positions=range(start, len(prompts[0])))
 
+        rows = [_Row(site, self.sites[site][0], place - start) for site, place in places.items()]
+        rows.sort(key=lambda row: row.layer)
+        group = _Group(rows, start, {}, {}, {})
+        added: dict[int, Tensor] = {}
         states = model.enter(model.embed(torch.tensor(prompts)))
-        group = _Group(kind, position, {}, {}, {})
-        added = []
-        with model.changed([recorder(layer) for layer in self.layers]):
+        with model.changed([recorder(layer) for layer in layers]):
             for layer in range(model.layers):
                 output = model.block(layer, states)
                 states = output.states
-                if layer in self.layers:
-                    group.after[layer] = states[:, position:].clone()
-                    added.append(output.contributions["mlp"][:, position].clone())
-                if layer > first:
-                    group.keys[layer] = output.keys[:, :, :position].clone()
-                    group.values[layer] = output.values[:, :, :position].clone()
-        return group, torch.stack([inner[layer] for layer in self.layers]), torch.stack(added)
+                if layer in layers:
+                    group.after[layer] = states[:, start:].clone()
+                    added[layer] = output.contributions["mlp"][:, start:].clone()
+                if layer > min(layers):
+                    group.keys[layer] = output.keys[:, :, :start].clone()
+                    group.values[layer] = output.values[:, :, :start].clone()
+        at = [(self.sites[site][0], place - start) for site, place in places.items()]
+        return (
+            group,
+            torch.stack([inner[layer][:, offset] for layer, offset in at]),
+            torch.stack([added[layer][:, offset] for layer, offset in at]),
+        )
 
     def _climb(self, group: _Group, changes: Tensor) -> Tensor:
-        """States (R, B, D) of the last position after the last block, with changes (R, D)."""
+        """States (rows, B, D) of the last position after the last block, with changes (R, D)."""
         model = self.model
-        rows: Tensor | None = None  # (rows under way, B, positions, D)
-        for layer in range(self.layers[0], model.layers):
-            if rows is not None:
-                rows = model.block(
+        states: Tensor | None = None  # (rows under way, B, positions, D)
+        for layer in range(group.rows[0].layer, model.layers):
+            if states is not None:
+                states = model.block(
                     layer,
-                    rows.flatten(0, 1),
+                    states.flatten(0, 1),
                     start=group.start,
                     keys=group.keys[layer] if group.start else None,
                     values=group.values[layer] if group.start else None,
-                ).states.view_as(rows)
-            if layer in self.layers:
-                after = group.after[layer]
-                change = changes[self.layers.index(layer)].to(after.dtype)
-                joins = torch.cat([after[:, :1] + change, after[:, 1:]], dim=1)[None]
-                rows = joins if rows is None else torch.cat([rows, joins])
-        assert rows is not None
-        return rows[:, :, -1]
+                ).states.view_as(states)
+            for row in group.rows:
+                if row.layer == layer:
+                    after, here = group.after[layer], slice(row.offset, row.offset + 1)
+                    changed = after[:, here] + changes[row.site].to(after.dtype)
+                    parts = [after[:, : row.offset], changed, after[:, row.offset + 1 :]]
+                    joins = torch.cat(parts, dim=1)[None]
+                    states = joins if states is None else torch.cat([states, joins])
+        assert states is not None
+        return states[:, :, -1]
 
     def _log_probs(self, states: Tensor) -> Tensor:
         vocabulary = self.model.embedding_matrix.shape[0]
@@ -374,30 +397,31 @@ class Objective:
     def losses(self, changes: Tensor) -> Tensor:
         """The loss (R,) of every site's change (R, D), with gradients."""
         settings = self.settings
-        said = []
-        kl = changes.new_zeros(len(self.layers))
-        for group in self._groups:
-            last = self._climb(group, changes)
-            if group.kind == "target":
-                said.append(self.model.log_probs(last, [self.target])[..., 0])
-            else:
-                now = self._log_probs(last)
-                kl = (now.exp() * (now - self._said)).sum(-1).mean(-1)
+        nats = -self._said(changes).mean(1)
+        divergence = [changes.new_zeros(()) for _ in self.sites]
+        for group, before in self._essences:
+            now = self._log_probs(self._climb(group, changes))
+            for row, kl in zip(group.rows, (now.exp() * (now - before)).sum(-1)[:, 0], strict=True):
+                divergence[row.site] = kl.to(changes.dtype)
         # The norm has no gradient at 0, where torch takes 0 for it.
         size = changes.norm(dim=-1) / self.values.to(changes.dtype).norm(dim=-1) ** 2
-        nats: Tensor = -torch.cat(said, dim=1).mean(1)
-        loss: Tensor = nats + settings.kl_factor * kl + settings.decay * size
+        loss: Tensor = nats + settings.kl_factor * torch.stack(divergence) + settings.decay * size
         return loss
+
+    def _said(self, changes: Tensor) -> Tensor:
+        """log P(target) of every site's change, after the text alone and each prefix: (R, N)."""
+        found: list[Tensor] = []
+        for group in self._targets:
+            last = self._climb(group, changes)
+            said = self.model.log_probs(last, [self.target])[..., 0]  # (rows, B)
+            order = sorted(range(len(group.rows)), key=lambda row: group.rows[row].site)
+            found.append(said[order])
+        return torch.cat(found, dim=1).to(changes.dtype)
 
     @torch.no_grad()
     def probabilities(self, changes: Tensor) -> list[float]:
         """P(target) with each change, mean over the prompts."""
-        said = [
-            self.model.log_probs(self._climb(group, changes), [self.target])[..., 0]
-            for group in self._groups
-            if group.kind == "target"
-        ]
-        found: list[float] = torch.cat(said, dim=1).exp().mean(1).tolist()
+        found: list[float] = self._said(changes).exp().mean(1).tolist()
         return found
 
 

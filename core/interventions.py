@@ -444,7 +444,7 @@ class _Maker:
 
     def main(self, layer: int, show: Share) -> Intervention:
         if self.plan.what == "edit":
-            (self.edit,) = self.edits([layer], self.position, show)
+            (self.edit,) = self.edits([(layer, self.position)], show)
             self.notes.append(_edit_note(self.edit))
             self._main = Editing(self.edit, self.plan.strength)
         elif self.plan.what == "replace":
@@ -456,13 +456,13 @@ class _Maker:
             self._main = self.along(direction)
         return self._main
 
-    def edits(self, layers: Sequence[int], position: int, show: Share) -> list[Edit]:
+    def edits(self, sites: Sequence[tuple[int, int]], show: Share) -> list[Edit]:
         plan, model, probe = self.plan, self.model, self.held.probe
         target = plan.target or probe.words[1 if self.wanted == "negative" else 0]
         covariances = key_covariances(
             model,
             self.held.training_texts,
-            layers,
+            sorted({layer for layer, _ in sites}),
             keys=plan.keys,
             progress=lambda share: show(0.5 * share),
         )
@@ -471,8 +471,7 @@ class _Maker:
         return make_edits(
             model,
             self.traced.prompt,
-            layers,
-            position,
+            sites,
             covariances,
             plan.edit_settings(target),
             prefixes=self._prefixes,
@@ -528,11 +527,13 @@ class _Maker:
         if plan.what == "edit":
             prompt = self.traced.prompt
             others = matched_positions(prompt, self.position, count=plan.controls)
-            order = np.random.default_rng(plan.seed).permutation(len(others))
-            for number in order[: plan.controls]:
-                position = others[int(number)]
-                (edit,) = self.edits([layer], position, show.step(share))
-                yield f"token {position} {prompt.labels[position]}", Editing(edit, plan.strength)
+            order = np.random.default_rng(plan.seed).permutation(len(others))[: plan.controls]
+            if not len(order):
+                return
+            places = [(layer, others[int(number)]) for number in order]
+            for edit in self.edits(places, show.step(share * len(places))):
+                name = f"token {edit.position} {prompt.labels[edit.position]}"
+                yield name, Editing(edit, plan.strength)
             return
         for number in range(plan.controls):
             show.step(share)
@@ -570,7 +571,7 @@ class _Maker:
             }
 
         if plan.what == "edit":
-            for edit in self.edits(layers, self.position, show):
+            for edit in self.edits([(layer, self.position) for layer in layers], show):
                 rows.append(made(edit.layer, Editing(edit, plan.strength)))
             yield pd.DataFrame(rows)
             return

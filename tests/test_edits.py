@@ -117,7 +117,7 @@ def test_edited_weights_are_the_closed_form_and_put_the_key_where_it_should_be(v
     position = position_of(prompt, "terrible")
     covariance = key_covariances(model, TEXTS, [1])[1]
     prefixes = sample_prefixes(model, 2)
-    (edit,) = make_edits(model, prompt, [1], position, {1: covariance}, QUICK, prefixes=prefixes)
+    (edit,) = make_edits(model, prompt, [(1, position)], {1: covariance}, QUICK, prefixes=prefixes)
     # k*, from transformers' own network: the mean over the text alone and behind each prefix.
     met = [
         plain_keys(variant, 1, [*prefix, *prompt.ids])[position + len(prefix)]
@@ -144,7 +144,9 @@ def test_gradients_of_the_objective_are_finite_differences(variant):
     model = make_model(variant, dtype="float64")
     prompt = build_prompt(model, TWEET)
     position = position_of(prompt, "terrible")
-    objective = Objective(model, prompt, [0, 2], position, QUICK, sample_prefixes(model, 2))
+    objective = Objective(
+        model, prompt, [(0, position), (2, position - 2)], QUICK, sample_prefixes(model, 2)
+    )
     generator = torch.Generator().manual_seed(0)
     changes = torch.randn(2, model.width, dtype=torch.float64, generator=generator)
     changes.requires_grad_()
@@ -199,7 +201,7 @@ def test_the_objective_is_that_of_plain_passes(variant):
     kl = (now.exp() * (now - before)).sum()
     value = said(prompt.ids, position)[1]
     expected = torch.stack(nats).mean() + 0.0625 * kl + 0.5 * change.norm() / value.norm() ** 2
-    objective = Objective(model, prompt, [1], position, QUICK, prefixes)
+    objective = Objective(model, prompt, [(1, position)], QUICK, prefixes)
     torch.testing.assert_close(objective.losses(change[None])[0], expected)
 
 
@@ -207,12 +209,13 @@ def test_edits_made_together_are_those_made_alone():
     model = make_model("llama")
     prompt = build_prompt(model, TWEET)
     covariances = key_covariances(model, TEXTS, [0, 1, 2])
-    together = make_edits(model, prompt, [2, 0, 1], 3, covariances, QUICK)
+    sites = [(2, 3), (0, 3), (1, 5), (1, 2)]
+    together = make_edits(model, prompt, sites, covariances, QUICK)
     for edit in together:
-        alone = make_edit(model, prompt, edit.layer, 3, covariances[edit.layer], QUICK)
+        alone = make_edit(model, prompt, edit.layer, edit.position, covariances[edit.layer], QUICK)
         np.testing.assert_allclose(edit.change, alone.change, rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(edit.losses, alone.losses, rtol=1e-3)
-    assert [edit.layer for edit in together] == [0, 1, 2]
+    assert [(edit.layer, edit.position) for edit in together] == sites
 
 
 def test_the_descent_ends_where_it_is_good_enough_and_within_its_ball():
@@ -226,7 +229,7 @@ def test_the_descent_ends_where_it_is_good_enough_and_within_its_ball():
     tight = make_edit(
         model, prompt, 1, 3, covariances[1], EditSettings(prefixes=0, steps=40, clamp=0.1)
     )
-    objective = Objective(model, prompt, [1], 3, settings)
+    objective = Objective(model, prompt, [(1, 3)], settings)
     assert np.linalg.norm(tight.change) <= 0.1001 * float(objective.values.norm())
 
 
