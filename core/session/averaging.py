@@ -63,8 +63,12 @@ def _example(stamp: int) -> Study:
 
 
 def example() -> Study | None:
-    """The study that comes with SentiTrace, if it is there."""
-    return _example(FILE.stat().st_mtime_ns) if FILE.is_file() else None
+    """The study that comes with SentiTrace, if it is there and can be read."""
+    try:
+        return _example(FILE.stat().st_mtime_ns) if FILE.is_file() else None
+    except ValueError as mistake:
+        st.error(plain(str(mistake)), icon=":material/error:")
+        return None
 
 
 def shown_choice(stores: list[Store]) -> str | None:
