@@ -357,8 +357,10 @@ def test_tables(data: Path, folder: Path, tmp_path: Path, ending: str) -> None:
     options = ("trace", TWEET, "--model", folder, "--samples", 2)
     result = run(*options, "--out", out)
     assert result.exit_code == 0, result.output
-    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "json": pd.read_json}[ending]
-    frame = read(out)
+    if ending == "json":
+        frame = pd.DataFrame(json.loads(out.read_text())["rows"])
+    else:
+        frame = {"csv": pd.read_csv, "parquet": pd.read_parquet}[ending](out)
     found = json.loads(run(*options, "--json").stdout)
     assert len(frame) == 3 * 3 * len(found["tokens"])
     for kind, effects in found["effects"].items():
@@ -379,6 +381,9 @@ def test_figures_several_at_once(data: Path, folder: Path, tmp_path: Path) -> No
     for out, start in zip(outs, starts, strict=True):
         assert out.read_bytes().lstrip()[: len(start)].lower() == start.lower()
     assert "terrible" in outs[0].read_text(encoding="utf-8")
+    again = run("run", outs[0])
+    assert again.exit_code == 0, again.output
+    assert "Equal to what the recipe was saved with." in again.stdout
 
 
 # --- mistakes ------------------------------------------------------------------------------------

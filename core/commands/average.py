@@ -17,7 +17,6 @@ from core.commands.shared import (
     progress_bar,
     progress_option,
     without_nan,
-    write_table,
     writing,
 )
 
@@ -189,13 +188,14 @@ def _print(found: Average) -> None:
 
 
 def _write(found: Average, path: Path) -> None:
+    from core.export import export_figure, export_table
+
     with writing(path):
         if path.suffix.lower().removeprefix(".") not in FIGURES:
-            write_table(found.frame, path)
+            export_table(found.frame, path)
             return
         from core import average_figures as drawing
         from core import average_findings as words
-        from core.export import export_figure
 
         chart = drawing.heatmap_figure(
             words.cells(found),

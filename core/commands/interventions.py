@@ -22,7 +22,6 @@ from core.commands.shared import (
     progress_bar,
     progress_option,
     without_nan,
-    write_table,
     writing,
 )
 
@@ -171,9 +170,11 @@ def _command(what: What, given: dict[str, Any]) -> None:
         for _, step in carry_out(model, held, plan, keep=True, progress=show):
             outcome = step
     for out in given["outs"]:
+        from core.export import export_table
+
         assert outcome.judged is not None
         with writing(out):
-            write_table(outcome.judged, out)
+            export_table(outcome.judged, out)
     if given["as_json"]:
         click.echo(json.dumps(without_nan(_as_json(outcome)), ensure_ascii=False))
         return

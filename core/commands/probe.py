@@ -20,7 +20,6 @@ from core.commands.shared import (
     progress_option,
     suffix_or_default,
     words_or_default,
-    write_table,
     writing,
 )
 
@@ -180,7 +179,9 @@ def _print_probe(trained: Probe) -> None:
 
 def _write_report(trained: Probe, folder: Path) -> None:
     """Write the probe, and every table of its report, into a folder."""
+    from core.export import export_table
+
     with writing(folder):
         trained.save(folder / "probe.json")
         for name, table in trained.report.tables().items():
-            write_table(table, folder / f"{name}.csv")
+            export_table(table, folder / f"{name}.csv")

@@ -15,7 +15,7 @@ from core.commands.shared import (
     plus_minus,
     progress_bar,
     progress_option,
-    writing,
+    save_traces,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(
     for recipe, result in zip(recipes, results, strict=True):
         _print(recipe, result)
     for out in outs:
-        for path in _write(results, out):
+        for path in save_traces(results, out, precision=recipes[0].model.precision):
             click.echo(f"Saved {path}")
 
 
@@ -114,31 +114,3 @@ def _print(recipe: Recipe, result: TraceResult) -> None:
     click.echo(f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}")
     click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
     click.echo(recipe.difference(result) or "Equal to what the recipe was saved with.")
-
-
-def _write(results: list[TraceResult], out: Path) -> list[Path]:
-    """A figure for each trace, the second one as NAME-2; one table of all cells."""
-    import pandas as pd
-
-    from core.export import export_figure, export_table
-    from core.figures import trace_heatmaps
-    from core.recipes import Recipe, Recipes
-
-    with writing(out):
-        if out.suffix.lower().removeprefix(".") in FIGURES:
-            paths = []
-            for number, result in enumerate(results, start=1):
-                path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
-                recipe = Recipe.of(result).to_json()
-                paths.append(export_figure(trace_heatmaps(result), path, recipe=recipe))
-            return paths
-        if len(results) == 1:
-            recipe = Recipe.of(results[0]).to_json()
-            return [export_table(results[0].frame(), out, recipe=recipe)]
-        frames = []
-        for result in results:
-            frame = result.frame()
-            frame.insert(0, "model", result.model_name)
-            frames.append(frame)
-        recipe = Recipes.of(results).to_json()
-        return [export_table(pd.concat(frames, ignore_index=True), out, recipe=recipe)]

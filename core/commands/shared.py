@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core import cache
-
 if TYPE_CHECKING:
-    import pandas as pd
-
     from core.models import Model
     from core.probes import Words
+    from core.results import TraceResult
 
 DEFAULT_DATA = "vader-tweets"
 FIGURES = ("png", "svg", "pdf", "html")
@@ -126,16 +123,37 @@ def check_out(path: Path, endings: Sequence[str]) -> None:
         raise ValueError(f"There is a folder at {str(path)!r}; give another name for the file.")
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table in the form that the ending names."""
-    form = path.suffix.lower()
-    with cache.write_beside(path) as beside:
-        if form == ".csv":
-            frame.to_csv(beside, index=False)
-        elif form == ".parquet":
-            frame.to_parquet(beside, index=False)
-        else:
-            frame.to_json(beside, orient="records", indent=1)
+def save_traces(
+    results: Sequence[TraceResult], out: Path, *, precision: str = "float32"
+) -> list[Path]:
+    """Save traces with what makes them again, in the form that the ending names.
+
+    A figure for each trace, the second one as NAME-2; or one table of all cells.
+    """
+    import pandas as pd
+
+    from core.export import export_figure, export_table
+    from core.figures import trace_heatmaps
+    from core.recipes import Recipe, Recipes
+
+    recipes = [Recipe.of(result, precision=precision) for result in results]
+    with writing(out):
+        if out.suffix.lower().removeprefix(".") in FIGURES:
+            paths = []
+            for number, (result, recipe) in enumerate(zip(results, recipes, strict=True), start=1):
+                path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
+                chart = trace_heatmaps(result)
+                paths.append(export_figure(chart, path, recipe=recipe.to_json()))
+            return paths
+        if len(results) == 1:
+            return [export_table(results[0].frame(), out, recipe=recipes[0].to_json())]
+        frames = []
+        for result in results:
+            frame = result.frame()
+            frame.insert(0, "model", result.model_name)
+            frames.append(frame)
+        together = pd.concat(frames, ignore_index=True)
+        return [export_table(together, out, recipe=Recipes(tuple(recipes)).to_json())]
 
 
 @contextmanager

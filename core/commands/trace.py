@@ -23,11 +23,10 @@ from core.commands.shared import (
     probe_options,
     progress_bar,
     progress_option,
+    save_traces,
     suffix_or_default,
     without_nan,
     words_or_default,
-    write_table,
-    writing,
 )
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ def trace(
         ):
             result = partial
     for out in outs:
-        _write(result, out)
+        save_traces([result], out, precision=model.precision)
     if as_json:
         click.echo(json.dumps(_as_json(result), ensure_ascii=False))
         return
@@ -410,14 +409,3 @@ def _as_json(result: TraceResult) -> Any:
             "seconds": result.seconds,
         }
     )
-
-
-def _write(result: TraceResult, path: Path) -> None:
-    with writing(path):
-        if path.suffix.lower().removeprefix(".") in FIGURES:
-            from core.export import export_figure
-            from core.figures import trace_heatmaps
-
-            export_figure(trace_heatmaps(result), path)
-        else:
-            write_table(result.frame(), path)
