@@ -16,13 +16,15 @@ Hochberg (1995) holds the false discovery rate among one kind's non-trivial cell
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core import average_findings, roles
+from core.average import Average
 from core.findings import FALSE_DISCOVERIES, findings, health_of, share_of_total, told_from_zero
 from core.prompts import Prompt
 from core.results import TraceResult
@@ -151,6 +153,58 @@ def cells(
             }
             shown = {column: array[:, last] for column, array in values.items()}
             frames.append(_tidy(name, kind, result.layers, aligned.units, corrupted, shown))
+    whole = pd.concat(frames, ignore_index=True)
+    return whole[whole["effect"].notna()].reset_index(drop=True)
+
+
+def average_cells(averages: Mapping[str, Average]) -> pd.DataFrame:
+    """The mean effects of several averages (`core.average`), a row for each role of a token.
+
+    Args:
+        averages: by what each is called.
+
+    Returns:
+        As `cells`, one row for each kind, layer and role of each average; n (tweets) besides.
+
+    Raises:
+        ValueError: there is none, or their roles are of different schemes.
+    """
+    import pandas as pd
+
+    if not averages:
+        raise ValueError("There is no average to compare; sweep some tweets first.")
+    schemes = {str(average.about["roles"]) for average in averages.values()}
+    if len(schemes) > 1:
+        raise ValueError("Averages by different roles cannot stand side by side.")
+    found = {role for average in averages.values() for role in average.roles}
+    titles = {role: title for a in averages.values() for role, title in a.titles().items()}
+    scheme = next(iter(averages.values())).about["roles"]
+    rows = {role: number for number, role in enumerate(roles.in_order(sorted(found), scheme))}
+    frames = []
+    for name, average in averages.items():
+        frame = average_findings.cells(average)
+        layers = int(frame["layer"].max()) + 1
+        frames.append(
+            pd.DataFrame(
+                {
+                    "trace": name,
+                    "kind": frame["kind"],
+                    "layer": frame["layer"],
+                    "depth": frame["layer"] / layers,
+                    "upto": (frame["layer"] + 1) / layers,
+                    "position": frame["role"].map(rows),
+                    "token": frame["role"].map(titles),
+                    "corrupted": [average_findings.side_of(r) == "tweet" for r in frame["role"]],
+                    "effect": frame["mean"],
+                    "standard_error": float("nan"),
+                    "lower": frame["lower"],
+                    "upper": frame["upper"],
+                    "trivial": frame["trivial"],
+                    "faded": frame["faded"],
+                    "n": frame["n"],
+                }
+            )
+        )
     whole = pd.concat(frames, ignore_index=True)
     return whole[whole["effect"].notna()].reset_index(drop=True)
 

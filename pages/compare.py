@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core import compare_figures, figures, session
-from core.session import comparing, shelving
+from core.session import comparing, comparing_averages, shelving
 
 
 def main() -> None:
@@ -11,6 +11,26 @@ def main() -> None:
     session.heading(
         "Compare", "Do models keep the sentiment of a tweet in the same places? Side by side."
     )
+    what = st.segmented_control(
+        "Compare",
+        ["tweet", "averages"],
+        default="tweet",
+        format_func={"tweet": "One tweet", "averages": "Stored averages"}.__getitem__,
+        required=True,
+        key="compare:what",
+        label_visibility="collapsed",
+    )
+    if what == "averages":
+        depth, share = ask_view()
+        comparing_averages.page(depth, share)
+    else:
+        compare_tweet()
+    with st.expander("Models on this disk", key="compare:manager"):
+        shelving.manager()
+
+
+def compare_tweet() -> None:
+    """One tweet traced on all models."""
     text = ask_tweet()
     entries = comparing.entries_choice()
     reads, settings = comparing.settings_choice()
@@ -32,8 +52,30 @@ def main() -> None:
         if shown.error:
             st.error(session.plain(shown.error), icon=":material/error:")
         show_comparison(shown.partial or ())
-    with st.expander("Models on this disk", key="compare:manager"):
-        shelving.manager()
+
+
+def ask_view() -> tuple[compare_figures.Depth, bool]:
+    """How depth is drawn, and whether effects are shares of the total effect."""
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        depth: compare_figures.Depth = st.segmented_control(
+            "Depth",
+            ["layer", "relative"],
+            default="layer",
+            format_func={"layer": "Layers", "relative": "Relative"}.__getitem__,
+            required=True,
+            key="compare:depth",
+            help="Relative depth makes models of any number of layers equally wide.",
+        )
+        share = st.segmented_control(
+            "Effects in",
+            [False, True],
+            default=False,
+            format_func={False: "Proxy units", True: "% of total"}.__getitem__,
+            required=True,
+            key="compare:share",
+            help="Percent of its own total effect makes models whose probes differ comparable.",
+        )
+    return depth, bool(share)
 
 
 def ask_tweet() -> str:
@@ -70,28 +112,10 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
             st.warning(session.plain(said), icon=":material/warning:")
     if not any(one.result for one in compared):
         return
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        depth: compare_figures.Depth = st.segmented_control(
-            "Depth",
-            ["layer", "relative"],
-            default="layer",
-            format_func={"layer": "Layers", "relative": "Relative"}.__getitem__,
-            required=True,
-            key="compare:depth",
-            help="Relative depth makes models of any number of layers equally wide.",
-        )
-        share = st.segmented_control(
-            "Effects in",
-            [False, True],
-            default=False,
-            format_func={False: "Proxy units", True: "% of total"}.__getitem__,
-            required=True,
-            key="compare:share",
-            help="Percent of its own total effect makes models whose probes differ comparable.",
-        )
-        view = comparing.view_of(compared, share=bool(share))
-        assert view is not None
-        comparing.save(view, depth)
+    depth, share = ask_view()
+    view = comparing.view_of(compared, share=share)
+    assert view is not None
+    comparing.save(view, depth)
     st.subheader("Models", anchor=False)
     comparing.summary_table(view)
     st.subheader("Traces", anchor=False)

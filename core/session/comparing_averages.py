@@ -1,0 +1,167 @@
+"""How are the stored averages of several models shown side by side?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from core import compare_figures, comparison, figures
+from core.average import TOWARDS, Average, average
+from core.jobs import Job, Step, Work
+from core.results import PROXIES
+from core.session import follow, job, plain, start, theme
+from core.session.saving import downloads
+from core.session.sweeping import title_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.sweep import Store
+
+MOST = 4
+
+
+def averaging(stores: Sequence[Store], *, share: bool) -> Work:
+    """The work of averaging sweeps, one after the other."""
+    names = names_of(stores)
+
+    def work(job: Job) -> Iterator[Step]:
+        found: dict[str, Average] = {}
+        for number, (name, store) in enumerate(zip(names, stores, strict=True)):
+            job.report(number / len(stores), plain(f"Averaging {name}"))
+            found[name] = average(_alive(store, job, number / len(stores)), normalised=share)
+            yield (number + 1) / len(stores), dict(found)
+
+    return work
+
+
+def _alive(store: Store, job: Job, fraction: float) -> Iterator[Any]:
+    """The records of a sweep; a stop reaches the work between two of them."""
+    for record in store:
+        job.report(fraction)
+        yield record
+
+
+def names_of(stores: Sequence[Store]) -> list[str]:
+    """What sweeps are called: their titles hold a part of their names, so no two are the same."""
+    return [title_of(store) for store in stores]
+
+
+def page(depth: compare_figures.Depth, share: bool) -> None:
+    """Choose sweeps, average them, and show them on one colour scale."""
+    from core.sweep import sweeps
+
+    known = {store.id: store for store in sweeps() if store.finished()}
+    if len(known) < 2:
+        st.info(
+            "Two sweeps are needed, one of each model: begin them on the Average page or by "
+            "`python -m core sweep`.",
+            icon=":material/info:",
+        )
+        return
+    chosen = st.multiselect(
+        "Sweeps",
+        list(known),
+        default=list(known)[:2],
+        format_func=lambda id: title_of(known[id]),
+        max_selections=MOST,
+        key="compare:sweeps",
+    )
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        if st.button(
+            "Compare averages", type="primary", key="compare:average", disabled=len(chosen) < 2
+        ):
+            stores = [known[id] for id in chosen]
+            start("compare averages", averaging(stores, share=share))
+            st.session_state["compare:averaged"] = share
+        current = job("compare averages")
+        shown = current.progress() if current else None
+        if current is None or shown is None:
+            return
+        with st.container(width=420):
+            follow(current, shown)
+    if shown.error:
+        st.error(plain(shown.error), icon=":material/error:")
+    if shown.partial:
+        _show(shown.partial, depth, bool(st.session_state.get("compare:averaged")))
+
+
+def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: bool) -> None:
+    cells = comparison.average_cells(averages)
+    if share:
+        cells = cells.assign(**{c: 100 * cells[c] for c in ("effect", "lower", "upper")})
+    first = next(iter(averages.values()))
+    unit = compare_figures.SHARE_UNIT if share else PROXIES[first.about["proxy"]]
+    layers = {name: int(average.frame["layer"].max()) + 1 for name, average in averages.items()}
+    totals = totals_of(averages)
+    st.dataframe(
+        totals,
+        hide_index=True,
+        key="compare:totals",
+        column_config={
+            "sweep": st.column_config.TextColumn("Sweep", pinned=True),
+            "tweets": "Tweets",
+            "total_effect": st.column_config.NumberColumn("Mean total effect", format="%.3g"),
+            "lower": st.column_config.NumberColumn("95% from", format="%.3g"),
+            "upper": st.column_config.NumberColumn("to", format="%.3g"),
+        },
+    )
+    end = figures.scale_end(cells)
+    with st.container(width=420, gap="xsmall"):
+        st.caption(f"Mean change in {plain(unit)}; one scale for all panels")
+        st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="compare:averages:scale")
+    reach = compare_figures.label_reach(compare_figures.row_labels(cells))
+    for kind, called in figures.KINDS.items():
+        if not cells["kind"].eq(kind).any():
+            continue
+        st.markdown(f"**{called}**")
+        widths = [1 + reach / (1200 / len(layers))] + [1.0] * (len(layers) - 1)
+        for column, (place, name) in enumerate(zip(st.columns(widths), layers, strict=True)):
+            chart = compare_figures.panel(
+                cells,
+                name,
+                kind,
+                end=end,
+                unit=unit,
+                layers=max(layers.values()),
+                depth=depth,
+                labels="narrow" if column else "always",
+                theme=theme(),
+                title=name,
+            )
+            place.altair_chart(chart, key=f"compare:averages:{kind}:{name}")
+    caption = (
+        f"A cell is the mean change in {unit} over tweets when sites of one layer and one role of "
+        f"token are put back to their clean state, {TOWARDS[first.about['towards']]}. Starred "
+        "roles are corrupted; faded cells cannot be told from zero over the tweets."
+    )
+    st.caption(plain(caption))
+    figure = compare_figures.panels(
+        cells, layers, unit=unit, depth=depth, title="Average effects", caption=caption
+    )
+    downloads(
+        "compare averages",
+        charts={"Averages": figure},
+        tables={"Sweeps": totals, "Cells": cells},
+        caption=caption,
+    )
+
+
+def totals_of(averages: dict[str, Average]) -> pd.DataFrame:
+    """The average total effect of each sweep, with its interval over tweets."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "sweep": name,
+                "tweets": average.n,
+                "total_effect": average.total.mean,
+                "lower": average.total.lower,
+                "upper": average.total.upper,
+            }
+            for name, average in averages.items()
+        ]
+    )
