@@ -437,6 +437,36 @@ def probes(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def visitors(found: dict[str, Any]) -> list[str]:
+    """Several people at one server."""
+    rows = [
+        ("traces asked", f"{found['asked']}"),
+        ("right", f"{found['ended']}"),
+        ("errors", f"{found['errors']}"),
+        ("lost", f"{found['lost']}"),
+        ("another visitor's", f"{found['wrong']}"),
+        ("seconds in all", f"{found['seconds']:,.0f}"),
+        ("median seconds of a trace, the wait included", f"{found['median']:,.1f}"),
+        ("slowest trace, seconds", f"{found['slowest']:,.1f}"),
+        ("longest stay over the shortest", f"{found['fairness']:.2f}"),
+        ("most memory of the server, MB", _megabytes(found["server_memory"])),
+    ]
+    many = f"--sessions {found['sessions']} --traces {found['traces']}"
+    return [
+        "## Several visitors",
+        "",
+        machine_line(found),
+        "",
+        f"{found['sessions']} browsers on one server, each tracing {found['traces']} tweets of its "
+        f"own on the embedded model with {found['samples']} noise sample"
+        f"{'' if found['samples'] == 1 else 's'}, one after the other (`python -m benchmarks.load "
+        f"{many}`). The browsers run on the same machine.",
+        "",
+        *table(("", ""), rows),
+        "",
+    ]
+
+
 OF_ANY_PROBE = ("the majority class", "the raw rule", "bag of words", "the VADER lexicon")
 """Controls that are the same whatever the probe reads."""
 
@@ -505,8 +535,8 @@ def _ablation(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         f"Projected out of all tokens' states after block {found['layer']}, the layer that "
         "predicts best within the training part. "
         f"The first {found['before']['n']} of the held-out tweets; unchanged, the probe is right "
-        f"about {_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean of "
-        f"{options['random_directions']} directions.",
+        f"about {_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean "
+        f"of {options['random_directions']} directions.",
         "",
         *table(
             ("direction", "accuracy left", "points lost", "points lost beyond random ones"), rows
@@ -532,9 +562,9 @@ def _steering(found: dict[str, Any]) -> list[str]:
         "",
         f"Added to all tokens' states after block {found['layer']}, each tweet towards the side "
         f"that it is not on (the first {found['arms'][0]['flips']['n']} held-out tweets). One "
-        "strength is the distance between the class means; a random direction is as long. Perplexity: of "
-        f"{found['neutral']} neutral texts, as a multiple of the unchanged model\u2019s "
-        f"({found['perplexity']:.0f}).",
+        "strength is the distance between the class means; a random direction is as long. "
+        f"Perplexity: of {found['neutral']} neutral texts, as a multiple of the unchanged "
+        f"model\u2019s ({found['perplexity']:.0f}).",
         "",
         *table(
             (
@@ -679,6 +709,7 @@ def report() -> str:
     for name, section in (
         ("encode", encode),
         ("probes", probes),
+        ("load", visitors),
         ("kernels", kernels),
         ("memory", memory),
         ("precision", precision),
