@@ -10,6 +10,7 @@ thing wait for each other by ``lock(name)``.
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -104,6 +105,22 @@ def lock(name: str, timeout: float | None = None) -> filelock.BaseFileLock:
     folder = home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return filelock.FileLock(folder / f"{name}.lock", timeout=-1 if timeout is None else timeout)
+
+
+def cannot_keep(folder: Path, error: Exception) -> ValueError:
+    """What a person is told when nothing can be written into a folder of the cache.
+
+    Args:
+        error: the system's, or that of a library which quotes the system's.
+    """
+    reason = error.strerror if isinstance(error, OSError) else None
+    if reason is None:
+        quoted = re.search(r"I/O error: (.+?)(?: \(os error \d+\))?$", str(error))
+        reason = quoted[1] if quoted else str(error)
+    return ValueError(
+        f"Nothing can be kept in {folder} ({reason}); make room there, or move the cache folder "
+        "with SENTITRACE_HOME."
+    )
 
 
 def sha256(path: Path) -> str:

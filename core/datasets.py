@@ -195,6 +195,7 @@ def load_table(
 
 def _built_in(name: str, min_rating: float) -> "pd.DataFrame":
     import pandas as pd
+    import pyarrow as pa
 
     if not (math.isfinite(min_rating) and 0 <= min_rating <= MAX_RATING):
         raise ValueError(
@@ -206,7 +207,13 @@ def _built_in(name: str, min_rating: float) -> "pd.DataFrame":
         raise ValueError(
             f"The data set {name!r} has not been fetched yet: run `python -m core setup` first."
         )
-    everything = pd.read_parquet(file)
+    try:
+        everything = pd.read_parquet(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"The data set {name!r} in {file} is damaged: remove that file and run "
+            "`python -m core setup`."
+        ) from error
     rated = everything["rating"].abs()
     kept = everything[(rated >= min_rating) & (rated > 0)].reset_index(drop=True)
     kept.insert(1, "label", (kept["rating"] > 0).astype("int64"))

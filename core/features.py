@@ -102,7 +102,8 @@ def encode(
             what was done is kept.
 
     Raises:
-        ValueError: a text that cannot be a prompt, or more texts than there may be room for.
+        ValueError: a text that cannot be a prompt, more texts than there may be room for, or a
+            cache folder that cannot be written.
     """
     if model.is_changed:  # what is kept goes by the weights as they were loaded
         raise ValueError("The model is changed for now; encode texts before or after.")
@@ -115,10 +116,13 @@ def encode(
     rows = np.array([place[prompt.ids] for prompt in prompts])
     name = _key(model, different)
     folder = features_folder() / name
-    with _held(_lock(name), progress, len(different)):
-        _make_room(_needed(model, len(different)), folder)
-        chunks = _chunks(model, different, folder, progress)
-        os.utime(folder)  # used just now
+    try:
+        with _held(_lock(name), progress, len(different)):
+            _make_room(_needed(model, len(different)), folder)
+            chunks = _chunks(model, different, folder, progress)
+            os.utime(folder)  # used just now
+    except (OSError, SafetensorError) as error:
+        raise cache.cannot_keep(folder, error) from error
     return Encoding(chunks, rows, tweet_embedding_std(model, prompts))
 
 
@@ -160,14 +164,8 @@ def _chunks(
         if chunk is None:
             cache.remove_leftovers(path)
             made = _encode(model, part, _from(progress, start, len(prompts)))
-            try:
-                with cache.write_beside(path) as beside:
-                    save_file(made, beside)
-            except OSError as error:
-                raise ValueError(
-                    f"The features cannot be kept in {folder} ({error.strerror}); make room "
-                    "there, or move the cache folder with SENTITRACE_HOME."
-                ) from error
+            with cache.write_beside(path) as beside:
+                save_file(made, beside)
             chunk = _open(path)
             assert chunk is not None
         elif progress is not None:

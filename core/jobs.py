@@ -11,6 +11,7 @@ whole result that may be shown already. Work that is not a generator reports thr
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import threading
@@ -20,13 +21,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core import logs
+from core import cache, logs
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
 Step = tuple[float, Any]
 Work = Callable[["Job"], Iterator[Step]]
 
 UNEXPECTED = "Something went wrong inside SentiTrace; the server's log has the details"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of the system that a person mends on the disk."""
+
 OUT_OF_MEMORY = (
     "The computer ran out of memory; a smaller model, a shorter tweet or fewer noise samples "
     "need less."
@@ -168,17 +172,26 @@ class Job:
             state, error = "stopped", ""
         except ValueError as mistake:  # the library's way to tell the user what to mend
             state, error = "failed", str(mistake)
+        except OSError as raised:
+            log.exception("request failed", extra=logs.fields(**whose))
+            state, error = "failed", self._unexpected(raised)
         except MemoryError:
             log.exception("request ran out of memory", extra=logs.fields(**whose))
             state, error = "failed", OUT_OF_MEMORY
         except Exception:  # the edge of the thread: it must live on for the other owners
             log.exception("request failed", extra=logs.fields(**whose))
-            state, error = "failed", f"{UNEXPECTED} (request {self.id})."
+            state, error = "failed", self._unexpected()
         with self._changed:
             self._error = error
             self._end(state)
         ran = round(self._ended - self._started, 3)
         log.info("request ends", extra=logs.fields(**whose, state=state, waited=waited, ran=ran))
+
+    def _unexpected(self, raised: OSError | None = None) -> str:
+        """The sentence of a failure that is not the user's mistake."""
+        if raised is not None and raised.errno in DISK:
+            return str(cache.cannot_keep(cache.home(), raised))
+        return f"{UNEXPECTED} (request {self.id})."
 
     def _exhaust(self) -> State:
         steps = self._work(self)

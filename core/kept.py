@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from core import cache, logs
 from core.models import Model
 from core.results import Reads, TraceResult
 from core.runs import KINDS, Array, Kind, Readout
+
+log = logging.getLogger(__name__)
 
 ENGINE = 2
 """Changes whenever the engine's numbers do; older kept samples are then not found any more."""
@@ -79,7 +82,19 @@ def load(key: str) -> Reads | None:
 
 
 def save(key: str, reads: Reads) -> None:
-    """Keep the samples of a trace, unless as many are kept already; then keep to `MOST_BYTES`."""
+    """Keep the samples of a trace, unless as many are kept already; then keep to `MOST_BYTES`.
+
+    Where nothing can be written, the log says so and the trace goes on: it can be made again.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        _save(key, reads)
+    except (OSError, SafetensorError) as error:
+        log.warning(str(cache.cannot_keep(_folder(), error)))
+
+
+def _save(key: str, reads: Reads) -> None:
     from safetensors.numpy import save_file
 
     arrays: dict[str, Array] = {"clean": reads.clean, "corrupted": reads.corrupted}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from core import cache, hub, kernels
@@ -827,14 +828,22 @@ def load_model(
                 f"The model in {folder} has no safetensors file; other weight files are not "
                 "loaded because they can run code. Save it with safe serialisation first."
             )
-        network = _causal_model().from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="sdpa",
-            local_files_only=True,
-        )
+        try:
+            network = _causal_model().from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                local_files_only=True,
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {folder} are damaged ({error}); remove that folder and fetch the "
+                "model again."
+            ) from error
+    if (folder / "tokenizer.json").is_file():
+        _read_json(folder / "tokenizer.json")  # says in a sentence what is wrong with it
     tokenizer = AutoTokenizer.from_pretrained(
         folder, use_fast=True, trust_remote_code=False, local_files_only=True
     )
@@ -907,7 +916,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"The file {path} cannot be read as JSON: {error}.") from error
+        raise ValueError(
+            f"The file {path} is damaged: it cannot be read as JSON ({error}); fetch it again."
+        ) from error
     if not isinstance(found, dict):
         raise ValueError(f"The file {path} does not hold a JSON object.")
     return found

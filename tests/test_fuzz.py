@@ -245,9 +245,6 @@ def test_the_trace_page_survives_what_is_typed_and_shows_it_as_text():
             assert error.value
         else:
             assert result.prompt.tweet == text.strip()
-            specs = " ".join(chart.proto.spec for chart in page.get("vega_lite_chart"))
-            for label in result.prompt.labels:
-                assert json.dumps(label)[1:-1] in specs or label in specs
 
 
 @pytest.mark.usefixtures("small_world")

@@ -10,6 +10,7 @@ import numpy as np
 import streamlit as st
 
 from core import hub
+from core.cache import cannot_keep
 from core.jobs import Job, Step, Work
 from core.limits import limits
 from core.models import Model, load_model, model_folder
@@ -58,6 +59,7 @@ class Trained:
     probe: Probe
     frame: pd.DataFrame
     said: str = ""  # of rows that this model cannot read
+    unkept: str = ""  # why it could not be kept
 
 
 def training(name: str, data: Data, settings: ProbeSettings) -> Work:
@@ -99,17 +101,15 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             by_layer=False,
             progress=encoded_then("Fitting, and judging on held-out texts"),
         )
-        keep_it = keep if not limits().public or data.read is None else _nowhere
-        if not settings.controls or not _has_controls(name, probe):
-            keep_it(probe)  # one that has its controls stays until there is another that has them
-        yield 1.0, Trained(probe, frame, said)
+        own_file = data.read is not None and limits().public
+        # One that has its controls stays until there is another that has them.
+        early = not settings.controls or not _has_controls(name, probe)
+        yield 1.0, Trained(probe, frame, said, _kept(probe) if early and not own_file else "")
         job.report(0.0, "Judging the state of every layer")
         probe = with_layers(
             probe, loaded, frame, progress=lambda done, total: job.report(done / total)
         )
-        if not settings.controls or not _has_controls(name, probe):
-            keep_it(probe)
-        yield 1.0, Trained(probe, frame, said)
+        yield 1.0, Trained(probe, frame, said, _kept(probe) if early and not own_file else "")
         if not settings.controls:
             return
         from core.controls import with_controls
@@ -120,14 +120,19 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
             job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
         encoded = encoded_then("Judging the controls")
         probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
-        keep_it(probe)
-        yield 1.0, Trained(probe, frame, said)
+        # Of a visitor's own file a public server keeps nothing; his session has the probe.
+        yield 1.0, Trained(probe, frame, said, "" if own_file else _kept(probe))
 
     return work
 
 
-def _nowhere(_: Probe) -> None:
-    """Keep nothing of a visitor's own file on a public server; his session has the probe."""
+def _kept(probe: Probe) -> str:
+    """Keep a probe; where that cannot be, the sentence that says so."""
+    try:
+        keep(probe)
+    except OSError as error:
+        return f"The probe is not kept. {cannot_keep(kept_folder(), error)}"
+    return ""
 
 
 def _has_controls(name: str, probe: Probe) -> bool:
@@ -340,10 +345,12 @@ def _probes_of(identity: str, files: tuple[tuple[str, int], ...]) -> dict[str, P
 
 
 def _own_probe(identity: str) -> dict[str, Probe]:
-    """What this visitor has trained last, which a public server does not keep for all."""
+    """What this visitor has trained last, where it is not kept for all."""
     current = job("probe")
-    trained = current.progress().partial if current is not None and limits().public else None
-    if trained is None or trained.probe.model_identity != identity:
+    trained = current.progress().partial if current is not None else None
+    if trained is None or not (trained.unkept or limits().public):
+        return {}
+    if trained.probe.model_identity != identity:
         return {}
     return {key_of(trained.probe): trained.probe}
 
