@@ -234,14 +234,14 @@ def caption_of(outcome: Outcome) -> str:
     if position is not None:
         parts[0] += f", token {position} ({outcome.prompt.labels[position]})"
     where = "where the trace finds the largest effect" if outcome.located else "as chosen"
-    parts.append(f"the site is {where}; wanted: {outcome.wanted}")
+    parts.append(f"The site is {where}; wanted: {outcome.wanted}")
     if outcome.controls:
         kind = "directions" if plan.what in ("steer", "ablate", "exchange") else "matched sites"
         parts.append(
-            f"grey: {len(outcome.controls)} random {kind}, mean and range; "
-            "blue: value and 95% interval over texts"
+            f"Blue: this one, with 95% intervals over texts; grey: {len(outcome.controls)} random "
+            f"{kind}, mean and range"
         )
-    parts.append(f"model {outcome.trace_before.model_name}, seed {plan.seed}")
+    parts.append(f"Model {outcome.trace_before.model_name}, seed {plan.seed}")
     return ". ".join(parts) + "."
 
 

@@ -516,6 +516,8 @@ class Judge:
             return {("keeps", name): share_of((before > 0) == (after > 0))}
         moves = mean_of(moved(before, after, self.wanted))
         flips = share_of(flipped(before, after, self.wanted))
+        if name == "tweet":  # of one tweet there is no interval
+            flips = replace(flips, lower=float("nan"), upper=float("nan"))
         return {("moves", name): moves} | ({("flips", name): flips} if flips.n else {})
 
     def _read(self, texts: Sequence[str], intervention: Intervention | None) -> Array:

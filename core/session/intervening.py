@@ -406,15 +406,16 @@ def show_readings(outcome: Outcome) -> None:
             if reading is None:
                 st.caption("Not there yet.")
                 continue
+            good, bad = (word.strip() for word in outcome.trace_before.probe.words)
             st.text(
-                f"log-odds {reading.log_odds:+.2f}   P(good) {reading.good:.3f}   "
-                f"P(bad) {reading.bad:.3f}".replace("-", "\u2212")
+                f"log-odds {figures.rounded(reading.log_odds)}   "
+                f"P({good}) {reading.good:.3f}   P({bad}) {reading.bad:.3f}"
             )
             st.text(f"\u2026 {outcome.prompt.suffix.strip()}{reading.continuation}")
             st.dataframe(
                 reading.next_tokens[["token", "probability"]],
                 hide_index=True,
-                height=178,
+                height=213,
                 column_config={
                     "token": "Next token",
                     "probability": st.column_config.ProgressColumn(
