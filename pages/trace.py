@@ -25,12 +25,23 @@ def main() -> None:
         settings = tracing.settings_choice(asked)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
-        run = st.button("Run trace", type="primary", key="run", disabled=settings is None)
+        run = st.button(
+            "Run trace",
+            type="primary",
+            key="run",
+            disabled=settings is None,
+            help="The first picture stands after one noise sample and then sharpens.",
+        )
         if (probing.asked_elsewhere() or run) and settings is not None:
             session.start("trace", tracing.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None
-        stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
+        stop = st.button(
+            "Stop",
+            key="stop",
+            disabled=not (shown and shown.active),
+            help="Keeps the samples that are done; Run goes on from them.",
+        )
         if job and stop:
             job.stop()
         recalling.opener()
@@ -69,6 +80,7 @@ def ask_tweet() -> str:
         on_change=take_example,
         label_visibility="collapsed",
         wrap=False,
+        help="Fills the field above with one of ten tweets.",
     )
     return text
 

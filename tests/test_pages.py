@@ -506,6 +506,34 @@ def test_the_noise_that_works_can_be_taken(monkeypatch):
     assert result_of(finish(page)).settings.noise_scale == 2.0
 
 
+@pytest.mark.parametrize("how", ["noise", "counterfactual"])
+def test_every_control_has_a_sentence_of_help(how):
+    page = open_page()
+    page.text_area("tweet").set_value("not good").run()
+    page.selectbox("how").set_value(how).run()
+    if how == "noise":
+        page.button_group("corrupt").set_value("words").run()
+    page.session_state["cell"] = ("attn", 3, 12)
+    page.run()
+    kinds = (
+        "selectbox",
+        "slider",
+        "number_input",
+        "text_area",
+        "text_input",
+        "button_group",
+        "button",
+    )
+    own = {"open", "saved", "recipe"}  # of the saved traces, whose widgets have tests of their own
+    without = [
+        widget.key
+        for kind in kinds
+        for widget in page.get(kind)
+        if not widget.proto.help and not (own & set((widget.key or "").split(":")))
+    ]
+    assert without == []
+
+
 # --- one cell ------------------------------------------------------------------------------------
 
 
