@@ -70,6 +70,7 @@ GREY_SAFE = (
 )
 """The ramp of effects, from negative over none to positive, ever lighter."""
 
+STRIP = 0.55  # of the whole width, that a legend below panels takes at most: labels stand beside it
 DEFAULT_WIDTH = 640  # pixels of a chart that on a page is as wide as its place
 
 
@@ -420,7 +421,7 @@ def _scaled(spec: dict[str, Any], share: float, limit: float) -> dict[str, Any]:
         row = "hconcat" in part or "concat" in part
         width = part.get("width")
         if isinstance(width, int | float):
-            part["width"] = width * share if among or not beside else min(width, 0.8 * limit)
+            part["width"] = width * share if among or not beside else min(width, STRIP * limit)
         elif isinstance(width, dict) and isinstance(width.get("step"), int | float):
             part["width"] = {"step": width["step"] * share}
         for place in ("layer", "concat", "hconcat", "vconcat"):

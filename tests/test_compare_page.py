@@ -12,13 +12,14 @@ from hub_server import serve
 from streamlit.testing.v1 import AppTest
 from test_comparison import byte_model
 from tiny_models import save_folder
+from tiny_probes import make_probe
 
-from core import compare_figures, hub, metadata, session, shelf
+from core import compare_figures, comparison, hub, metadata, session, shelf, sweep
 from core.bundle import bundle
 from core.datasets import dataset_file
 from core.export import figure_bytes
 from core.jobs import Queue
-from core.models import EMBEDDED, model_folder
+from core.models import EMBEDDED, load_model, model_folder
 from core.recipes import read_recipes
 from core.results import TraceSettings
 from core.session import comparing
@@ -351,3 +352,40 @@ def test_the_embedded_model_against_its_twin_and_a_second_family(
     trained, twin, other = found.results
     assert abs(trained.total_effect) > 3 * abs(twin.total_effect)
     assert (trained.layers, other.layers) == (30, 3)
+
+
+# --- stored averages -----------------------------------------------------------------------------
+
+
+def sweep_of(name: str) -> None:
+    """A finished sweep of six tweets by one of the tiny models."""
+    model = load_model(name)
+    probe = make_probe(model)
+    texts = ["bad day", "good day", "awful hours", "great day", "sad bad day", "so happy"]
+    tweets = pd.DataFrame({"text": texts, "label": [0, 1, 0, 1, 0, 1], "row": range(6)})
+    store = sweep.create(
+        model, probe, tweets, TraceSettings(kinds=("hidden",), samples=2), data="by hand"
+    )
+    assert list(sweep.run(model, store))
+
+
+def test_stored_averages_stand_side_by_side(small_world):
+    page = open_page()
+    page.segmented_control("compare:what").set_value("averages").run()
+    assert any("Two sweeps are needed" in message.value for message in page.info)
+    for name in ("gpt2", BYTES):
+        sweep_of(name)
+    page.run()
+    page.button("compare:average").click().run()
+    finish(page, "compare averages")
+    found = page.session_state["job:compare averages"].progress().partial
+    cells = comparison.average_cells(found)
+    assert cells.groupby("trace")["layer"].max().tolist() in ([1, 3], [3, 1])
+    for name, average in found.items():
+        own = cells[(cells["trace"] == name) & (cells["token"] == "Last token")]
+        rows = average.frame[average.frame["role"] == "last"]
+        assert own["effect"].tolist() == rows["mean"].tolist()
+        assert not own["corrupted"].any()
+    maps = [c for c in charts(page) if "tokens or words down" in c.get("description", "")]
+    assert len(maps) == 2
+    assert page.dataframe[0].value["tweets"].tolist() == [6, 6]

@@ -132,7 +132,7 @@ def export(
 def _chart(content: bytes, figure: Path) -> alt.TopLevelMixin:
     """A chart from its Vega-Lite specification."""
     import altair as alt
-    from altair.utils.schemapi import SchemaValidationError
+    from jsonschema import ValidationError
 
     wrong = ValueError(
         f"The file {str(figure)!r} is no Vega-Lite figure; save the figure as Vega-Lite (.json), "
@@ -147,7 +147,7 @@ def _chart(content: bytes, figure: Path) -> alt.TopLevelMixin:
     spec.pop("usermeta", None)
     try:
         chart: alt.TopLevelMixin = alt.Chart.from_dict(spec)
-    except (SchemaValidationError, ValueError, TypeError) as error:
+    except (ValidationError, ValueError, TypeError) as error:
         raise wrong from error
     return chart
 
