@@ -17,6 +17,7 @@ installed on each and the model on its disk (`python -m core setup`, or a folder
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ MOST_LOSSES = 3
 
 _LOOK_SECONDS = 2.0  # how often new nodes are looked for
 _WAIT_SECONDS = 0.5  # how long a wish to pause or stop may go unnoticed
+
+_ANSWER_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +103,36 @@ def _connect(ray: Any, address: str) -> None:
         "runtime_env": {"py_modules": [str(Path(__file__).parent)]},
         "log_to_driver": False,
         "logging_level": logging.WARNING,
-        "include_dashboard": False,
     }
+    if address != "auto":
+        _check_reachable(address)
     try:
-        ray.init(address=address, **{k: v for k, v in options.items() if k != "include_dashboard"})
+        ray.init(address=address, **options)
     except ConnectionError as error:
         if address != "auto":
-            raise ValueError(
-                f"There is no Ray cluster at {address!r}; start one with `ray start --head`, and "
-                "give the address that it prints."
-            ) from error
-        ray.init(**options)
+            raise _no_cluster(address) from error
+        ray.init(include_dashboard=False, **options)
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once an address where nobody listens; Ray itself would ask for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError(
+            f"The address {address!r} is not understood; give 'auto', or HOST:PORT as "
+            "`ray start --head` prints it."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str) -> ValueError:
+    return ValueError(
+        f"There is no Ray cluster at {address!r}; start one with `ray start --head`, and give the "
+        "address that it prints."
+    )
 
 
 class Tracer:
@@ -120,7 +142,6 @@ class Tracer:
         """Load the model; where it is not the sweep's, say so instead of tracing."""
         import torch
 
-        import core  # noqa: F401  # sets up how torch waits, before torch is imported
         from core.models import load_model
 
         self._model = load_model(
@@ -130,6 +151,9 @@ class Tracer:
             torch.set_num_threads(threads)
         check_model(self._model, name)
         self._task = task
+
+    def ready(self) -> None:
+        """Answer once the model is loaded."""
 
     def trace(self, rows: Sequence[Mapping[str, Any]]) -> tuple[pa.Table, list[Failure]]:
         """Trace one batch."""
@@ -145,7 +169,8 @@ class _Crew:
     claims: Claims
     device: str | None
     cores: int
-    actors: list[Any] = field(default_factory=list)
+    actors: list[Any] = field(default_factory=list)  # that hold the model
+    hired: dict[Any, Any] = field(default_factory=dict)  # that load it, by reference
     in_hand: dict[Any, tuple[Any, int, float]] = field(default_factory=dict)  # by reference
     again: deque[int] = field(default_factory=deque)  # batches of actors that were lost
     losses: Counter[int] = field(default_factory=Counter)
@@ -163,15 +188,19 @@ class _Crew:
                 self._hire()
             if wanted == "run":
                 self._hand_out()
-            if not self.in_hand:
-                if wanted == "pause" or self._all_done():
-                    yield self.store.status()
-                    return
+            asked = [*self.hired, *self.in_hand]
+            if not self.in_hand and (wanted == "pause" or self._all_done()):
+                yield self.store.status()
+                return
+            if not asked:
                 time.sleep(_WAIT_SECONDS)  # another process has the rest in hand
             else:
-                ready, _ = self.ray.wait(list(self.in_hand), timeout=_WAIT_SECONDS)
+                ready, _ = self.ray.wait(asked, timeout=_WAIT_SECONDS)
                 for reference in ready:
-                    self._take_back(reference)
+                    if reference in self.hired:
+                        self._welcome(reference)
+                    else:
+                        self._take_back(reference)
             if time.monotonic() - told > _WAIT_SECONDS:
                 told = time.monotonic()
                 status = self.store.status()
@@ -181,9 +210,10 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Let go of all actors."""
-        for actor in self.actors:
+        for actor in (*self.actors, *self.hired.values()):
             self.ray.kill(actor)
         self.actors.clear()
+        self.hired.clear()
         self.in_hand.clear()
 
     def _all_done(self) -> bool:
@@ -204,8 +234,24 @@ class _Crew:
             device = "cpu"
         actor = self.ray.remote(**options)(Tracer)
         waiting = len(self.store._weights) - len(self.store.finished())
-        for _ in range(min(places, waiting) - len(self.actors)):
-            self.actors.append(actor.remote(self.store.model, self.store.task, device, threads))
+        for _ in range(min(places, waiting) - len(self.actors) - len(self.hired)):
+            hired = actor.remote(self.store.model, self.store.task, device, threads)
+            self.hired[hired.ready.remote()] = hired
+
+    def _welcome(self, reference: Any) -> None:
+        """Count an actor among those that work, once it holds the model."""
+        actor = self.hired.pop(reference)
+        errors = self.ray.exceptions
+        try:
+            self.ray.get(reference)
+        except errors.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                raise ValueError(
+                    f"An actor could not load {self.store.model.name!r}: {_last_line(error)}"
+                ) from error
+            log.warning("An actor was lost before it could work")
+            return
+        self.actors.append(actor)
 
     def _hand_out(self) -> None:
         """Give each actor without work a batch."""
@@ -227,11 +273,7 @@ class _Crew:
             table, failures = self.ray.get(reference)
         except errors.RayTaskError:
             raise  # a fault of the program: another actor would fail as well
-        except errors.RayError as error:
-            if getattr(error, "actor_init_failed", False):
-                raise ValueError(
-                    f"An actor could not load {self.store.model.name!r}: {_last_line(error)}"
-                ) from error
+        except errors.RayError:
             log.warning("An actor was lost; batch %d goes to another one", batch)
             self.actors.remove(actor)
             self.losses[batch] += 1

@@ -363,7 +363,9 @@ class Store:
 
     def batch(self, number: int) -> list[dict[str, Any]]:
         """The plan's rows of one batch."""
-        return self._plan[number]
+        start, end = self._places[number]
+        rows = self.tweets.iloc[start:end].to_dict("records")
+        return [{str(name): value for name, value in row.items()} for row in rows]
 
     # --- batches and who is at them ---
 
@@ -409,11 +411,12 @@ class Store:
         return self._wish()[0]
 
     @cached_property
-    def _plan(self) -> dict[int, list[dict[str, Any]]]:
-        rows: dict[int, list[dict[str, Any]]] = {}
-        for row in self.tweets.to_dict("records"):
-            rows.setdefault(int(row["batch"]), []).append({str(k): v for k, v in row.items()})
-        return rows
+    def _places(self) -> dict[int, tuple[int, int]]:
+        """The plan's rows [start, end) of each batch; batches stand one after another."""
+        numbers = self.tweets["batch"].to_numpy()
+        batches, starts = np.unique(numbers, return_index=True)
+        ends = [*starts[1:].tolist(), len(numbers)]
+        return dict(zip(batches.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
 
     @cached_property
     def _weights(self) -> dict[int, tuple[int, float]]:
@@ -504,7 +507,7 @@ class Claims:
             taken = {batch for claim in others for batch in claim["batches"]}
             free = (
                 batch
-                for batch in store._plan
+                for batch in store._places
                 if batch not in self._done and batch not in taken and batch not in self._batches
             )
             batch = next(free, None)
