@@ -596,10 +596,10 @@ def caption_of(average: Average, what: str = "A cell") -> str:
 
 def heatmap_caption(average: Average) -> str:
     """The same of heatmaps, with what is faded, hatched and framed."""
-    return (
-        f"{caption_of(average)} {RULE} Hatched cells are fixed by construction; a frame marks the "
-        "largest other one."
-    )
+    said = "A frame marks a panel\u2019s largest cell."
+    if average.frame["trivial"].any():
+        said = "Hatched cells are fixed by construction; a frame marks the largest other one."
+    return f"{caption_of(average)} {RULE} {said}"
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -669,7 +669,7 @@ def _bands(
         orient="bottom",
         title=None,
         columns=2,
-        labelLimit=180,
+        labelLimit=260,
         symbolType="stroke",
         symbolStrokeWidth=3,
         symbolSize=220,

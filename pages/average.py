@@ -90,7 +90,8 @@ def show(stores: list[sweep.Store]) -> None:
     averaging.finding(found, store)
     st.space("small")
     averaging.heatmaps(found)
-    averaging.view(found, store, stores, options)
+    # Another view draws itself alone, and not the page.
+    st.fragment(averaging.view)(found, store, stores, options)
 
 
 def show_invitation() -> None:
