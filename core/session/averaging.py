@@ -514,8 +514,8 @@ def _length(found: Study) -> None:
         return
     st.caption(
         f"Short tweets have up to {found.median} tokens, the median; the original experiment found "
-        "that \u201cfor longer inputs, the earlier site is not as distinct\u201d. Verdicts hold at 5% for "
-        "all claims together (Bonferroni)."
+        "that \u201cfor longer inputs, the earlier site is not as distinct\u201d. Verdicts hold "
+        "at 5% for all claims together (Bonferroni)."
     )
     for claim in words.blurs(found.differences["length"], found.average):
         show_claim(claim)
