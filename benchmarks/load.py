@@ -29,7 +29,7 @@ from core.models import EMBEDDED, is_on_disk
 
 sys.path.insert(0, str(ROOT / "tests"))
 import chromium
-from served import borrowed_home, browse, open_dashboard, serve
+from served import borrowed_home, browse, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -58,7 +58,10 @@ def visit(session: Session, address: str, path: str, options: argparse.Namespace
     """One visitor's whole stay, in a browser of his own."""
     with browse(path) as browser:
         began = time.perf_counter()
-        page = open_dashboard(browser, f"{address}/?samples={options.samples}")
+        page = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
+        page.set_default_timeout(options.patience * 1000)
+        page.goto(f"{address}/?samples={options.samples}")
+        page.get_by_role("button", name="Run trace").wait_for()
         session.begun = time.perf_counter() - began
         for number in range(options.traces):
             tweet = tweet_of(session.number, number)

@@ -73,7 +73,10 @@ def versions() -> pd.DataFrame:
     """Columns: what, version."""
     import pandas as pd
 
-    rows = [("Python", platform.python_version()), ("system", platform.platform())]
+    rows = [
+        ("Python", platform.python_version()),
+        ("system", f"{platform.system()} {platform.release().partition('-')[0]}"),
+    ]
     for name in LIBRARIES:
         try:
             rows.append((name, version(name)))

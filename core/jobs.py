@@ -234,6 +234,8 @@ class Queue:
         """What the queue is doing."""
         with self._changed:
             running = self._running
+            if running is not None and running._state != "running":
+                running = None  # it has just ended
             began = running._started if running is not None else 0.0
             return Look(
                 running=(running.slot or "a job") if running is not None else "",

@@ -58,7 +58,11 @@ def show_what_stays() -> None:
     with middle:
         st.subheader("Limits", anchor=False)
         said = vars(limits())
-        values = ["none" if value is None else str(value) for value in said.values()]
+        words = {None: "none", True: "yes", False: "no"}
+        values = [
+            words[value] if value is None or isinstance(value, bool) else str(value)
+            for value in said.values()
+        ]
         names = [name.replace("_", " ") for name in said]
         table(pd.DataFrame({"what": names, "limit": values}))
     with right:

@@ -209,27 +209,25 @@ def test_a_damaged_trace_encoding_or_probe_is_made_again(world, damage: Callable
 
 SERVER = """
 import core
-from streamlit.testing.v1 import AppTest
+from core.datasets import load_dataset
+from core.models import load_model
+from core.probes import probe_for
+from core.results import TraceSettings
+from core.trace import trace_progressively
 
-page = AppTest.from_file({page!r}, default_timeout=120).run()
+model = load_model("gpt2")
+probe = probe_for(model, load_dataset("vader-tweets"), dataset="vader-tweets")
+settings = TraceSettings(samples=2, kinds=("hidden",))
 for tweet in ("good day, bad hours", "awful sad day", "great happy hours"):
-    page.text_area("tweet").set_value(tweet).run()
-    page.button("run").click().run()
-    shown = page.session_state["job:trace"].wait(120)
-    assert shown.state == "done", shown.error
-    assert not page.run().exception
-    result = shown.partial
-    print(f"{{result.total_effect:.4f}} {{result.effects['hidden'].sum():.3f}}")
-from core import session
-session.queue().close(10)
+    *_, result = trace_progressively(model, probe, tweet, settings, keep=True)
+    print(f"{result.total_effect:.4f} {result.effects['hidden'].sum():.3f}")
 """
 
 
 def test_two_servers_on_one_cache_folder_find_the_same(world):
-    code = SERVER.format(page=str(ROOT / "pages" / "trace.py"))
     servers = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", SERVER],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -237,10 +235,8 @@ def test_two_servers_on_one_cache_folder_find_the_same(world):
         )
         for _ in range(2)
     ]
-    outcomes = [server.communicate(timeout=300) for server in servers]
-    assert [server.returncode for server in servers] == [0, 0], [
-        said[-2000:] for _, said in outcomes
-    ]
+    outcomes = [server.communicate(timeout=600) for server in servers]
+    assert [server.returncode for server in servers] == [0, 0], outcomes
     assert outcomes[0][0] == outcomes[1][0]
     assert len(outcomes[0][0].splitlines()) == 3
     assert len(list((world / "traces").glob("*.safetensors"))) == 3
