@@ -30,6 +30,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -582,8 +583,10 @@ class _Sums:
     def _about(self, interval: Interval, normalised: bool) -> dict[str, Any]:
         first = self.first
         settings = first.settings
+        name = first.model_name
         return {
-            "model": first.model_name,
+            # Of a model in a folder, not where that folder lies on this machine.
+            "model": Path(name).name if Path(name).is_absolute() else name,
             "model_identity": first.model_identity,
             "probe": first.probe.features,
             "suffix": first.prompt.suffix,

@@ -573,6 +573,7 @@ def create(
     selection: Selection | None = None,
     roles: Sequence[str] | None = None,
     most_tokens: int | None = None,
+    together: int | None = None,
     data: str = "",
     progress: Callable[[float], None] | None = None,
 ) -> Store:
@@ -586,6 +587,8 @@ def create(
         most_tokens: trace at most so many tokens of one role in a tweet, drawn at random. Their
             mean stands for the role's, so an average stays right, with a wider interval; a tweet's
             peak is then looked for among the traced tokens only.
+        together: tweets of one batch, at most; by default as many as fill the model's device. Where
+            other devices will do the work (a cluster), say `MOST_TOGETHER`.
         data: what a person calls the data.
         progress: called with the share of the tweets that were looked at.
 
@@ -594,7 +597,7 @@ def create(
     """
     settings = settings or TraceSettings(samples=DEFAULT_SAMPLES)
     selection = selection or Selection()
-    _check(settings, roles, most_tokens)
+    _check(settings, roles, most_tokens, together)
     chosen = choose(model, probe, tweets, selection, progress)
     settings = replace(settings, seconds=None, stable_for=None, proxy="log_odds")
     determines = {
@@ -612,7 +615,7 @@ def create(
     folder = sweeps_folder() / name
     with cache.lock(f"sweep-{name}"):
         if not (folder / "manifest.json").is_file():
-            plan = _planned(model, settings, chosen, selection.seed)
+            plan = _planned(model, settings, chosen, selection.seed, together)
             where = Path(model.name)
             origin = {
                 "model": str(where.absolute()) if where.is_dir() else model.name,
@@ -851,13 +854,20 @@ def traced_positions(prompt: Prompt, task: Task, number: int) -> list[int]:
 # --- the plan ---------------------------------------------------------------------------------
 
 
-def _check(settings: TraceSettings, roles: Sequence[str] | None, most: int | None) -> None:
+def _check(
+    settings: TraceSettings,
+    roles: Sequence[str] | None,
+    most: int | None,
+    together: int | None,
+) -> None:
     unknown = [role for role in roles or () if role not in TWEET]
     if unknown or (roles is not None and not roles):
         raise ValueError(
             f"The roles {', '.join(unknown) or 'given'} are not known; "
             f"choose from {', '.join(TWEET)}."
         )
+    if together is not None and together < 1:
+        raise ValueError(f"At least 1 tweet makes a batch, not {together}.")
     if most is not None and most < 1:
         raise ValueError(f"At least 1 token of each role must be traced, not {most}.")
     if settings.counterfactual is not None:
@@ -920,14 +930,18 @@ def _right(
 
 
 def _planned(
-    model: Model, settings: TraceSettings, chosen: pd.DataFrame, seed: int
+    model: Model,
+    settings: TraceSettings,
+    chosen: pd.DataFrame,
+    seed: int,
+    together: int | None,
 ) -> pd.DataFrame:
     """Give each tweet a batch of prompts of its length; batches stand in random order, so that an
     unfinished sweep is a fair sample and the time left can be told."""
     batches: list[list[int]] = []
     for length, group in chosen.groupby("tokens", sort=True):
-        size = 1
-        if int(str(length)):
+        size = together or 1
+        if together is None and int(str(length)):
             fitting = Batches.within(
                 model,
                 int(str(length)),

@@ -183,6 +183,16 @@ def test_other_settings_are_another_store(own_home, model, probe) -> None:
     assert sweep.open_store(first[:10]).id == first
 
 
+def test_size_of_a_batch_is_no_other_sweep(own_home, model, probe) -> None:
+    tweets = make_tweets(30, longest=3)
+    store = sweep.create(model, probe, tweets, together=5)
+    groups = store.tweets.groupby("batch")
+    assert groups.size().max() == 5
+    assert (groups["tokens"].nunique() == 1).all()
+    assert sorted(store.tweets["number"]) == list(range(30))
+    assert sweep.create(model, probe, tweets).id == store.id
+
+
 def test_another_model_cannot_go_on(own_home, model, probe) -> None:
     store = sweep.create(model, probe, make_tweets(2))
     other = make_model("gpt2", layers=3, seed=1)
@@ -231,7 +241,8 @@ def test_held_out_predictions_are_preferred(own_home, model, probe) -> None:
     [
         ({"roles": ["subject"]}, "subject"),
         ({"roles": []}, "choose from"),
-        ({"most_tokens": 0}, "At least 1"),
+        ({"most_tokens": 0}, "At least 1 token"),
+        ({"together": 0}, "At least 1 tweet"),
         ({"settings": TraceSettings(corrupt=(1, 2))}, "Positions"),
         (
             {"settings": TraceSettings(corruption="counterfactual", counterfactual="a")},
@@ -418,3 +429,51 @@ def test_nothing_in_a_store_runs_code(own_home, model, probe) -> None:
     endings = {path.suffix for path in store.folder.rglob("*") if path.is_file()}
     assert endings == {".json", ".parquet", ""}
     assert json.loads((store.folder / "manifest.json").read_bytes())["determines"]["form"] == 1
+
+
+# --- from the command line ----------------------------------------------------------------------
+
+
+def test_from_tweets_to_an_average(own_home, folder, tmp_path) -> None:
+    from click.testing import CliRunner
+
+    from core import studies
+    from core.__main__ import main
+
+    tweets, probe, table, summary = (
+        tmp_path / name for name in ("tweets.csv", "probe.json", "average.csv", "summary.json")
+    )
+    make_tweets(30).to_csv(tweets, index=False)
+    make_probe(load_model(folder, device="cpu")).save(probe)
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(main, [*arguments, "--no-progress"])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    options = ["--model", str(folder), "--data", str(tweets), "--probe", str(probe)]
+    options += ["--n", "12", "--every", "2", "--device", "cpu"]
+    said = run("sweep", *options)
+    (store,) = sweep.sweeps()
+    assert "12 of 12 tweets traced" in said
+    assert f"Sweep {store.id}: 12 of 12" in run("sweep", *options)  # nothing is done again
+    listed = run("sweep", "--list")
+    assert "12/12" in listed
+    assert "done" in listed
+
+    said = run("average", store.id[:6], "--out", str(table), "--summary", str(summary))
+    assert "Average total effect" in said
+    frame = pd.read_csv(table)
+    assert set(frame["layer"]) == {0, 2}
+    assert set(frame["kind"]) == set(KINDS)
+    kept = studies.load(summary)
+    assert kept.average.n == 12
+    written = summary.read_text()
+    for text in store.tweets["text"]:
+        assert text not in written
+    assert str(tmp_path) not in written  # where model and tweets lie on this machine
+    found = json.loads(run("average", store.id, "--json", "--normalised", "--label", "positive"))
+    assert found["about"]["normalised"] is True
+    assert found["total"]["n"] == int((store.tweets["label"] == 1).sum())
+    done = CliRunner().invoke(main, ["average", "zzz"])
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)

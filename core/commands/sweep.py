@@ -41,6 +41,11 @@ LABELS = {"positive": 1, "negative": 0}
     help="Tweets to trace: a built-in data set, a file or hub:owner/name.",
 )
 @click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    help="Rows to take of a data set of the hub, drawn from all of it.  [default: 20,000]",
+)
+@click.option(
     "--probe",
     "probe_file",
     type=click.Path(path_type=Path),
@@ -79,6 +84,11 @@ LABELS = {"positive": 1, "negative": 0}
     "--most-tokens", type=int, help="Trace at most so many tokens of one role in a tweet."
 )
 @click.option(
+    "--together",
+    type=int,
+    help="Tweets of one batch, at most.  [default: as many as fill the device; 64 with --ray]",
+)
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=1,
@@ -100,6 +110,7 @@ def sweep(
     device: str | None,
     dtype: str,
     data: str,
+    rows: int | None,
     probe_file: Path | None,
     probe_data: str,
     features: Features,
@@ -119,6 +130,7 @@ def sweep(
     reverse: bool,
     roles: str | None,
     most_tokens: int | None,
+    together: int | None,
     processes: int,
     resume: str | None,
     retry_failed: bool,
@@ -175,12 +187,13 @@ def sweep(
             store = sweeping.create(
                 model,
                 probe,
-                _tweets(data),
+                _tweets(data, rows),
                 settings,
                 selection=selection,
                 roles=None if roles is None else [part.strip() for part in roles.split(",")],
                 most_tokens=most_tokens,
-                data=data,
+                together=together or (sweeping.MOST_TOGETHER if ray is not None else None),
+                data=Path(data).name if Path(data).is_file() else data,
                 progress=show,
             )
     status = store.status()
@@ -225,13 +238,13 @@ def _probe(
         )
 
 
-def _tweets(data: str) -> pd.DataFrame:
+def _tweets(data: str, rows: int | None = None) -> pd.DataFrame:
     """Labelled texts; says on standard error how many rows of a file cannot be used."""
     from core import datasets
 
     if data in datasets.BUILT_IN:
         return datasets.load_dataset(data)
-    found = datasets.load_labelled(data)
+    found = datasets.load_labelled(data, limit=rows or datasets.HUB_ROWS)
     if found.refused:
         click.echo(f"{data}: {found.describe()}", err=True)
     return found.frame
