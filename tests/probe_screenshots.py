@@ -1,20 +1,25 @@
-"""Take the pictures of the Probes page; `tests/screenshots.py` calls `take` for each theme.
+"""Take pictures of the Probes page: `python tests/probe_screenshots.py [FOLDER]`.
 
-As a program it takes them alone, into a folder: `python tests/probe_screenshots.py FOLDER`, with
-the repository's root on PYTHONPATH.
+Needs the repository's root on PYTHONPATH, and what `make setup` prepares: the report of the
+built-in tweets with its controls, the preview of an upload, and the rows that cannot be used, at
+1440 and 420 pixels, in the light and the dark theme. Encodings of this disk are used, if there are
+any.
 """
 
+import io
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import chromium
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from served import borrowed_home, browse, serve
 
 from core.cache import home
 
+FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 LONG = 1_800_000  # ms
 WIDE, NARROW = {"width": 1440, "height": 1700}, {"width": 420, "height": 3400}
 SHORT = {"width": 1440, "height": 1150}
@@ -71,23 +76,26 @@ def take(browser: Browser, address: str, theme: str, keep: Keep) -> None:
     page.context.close()
 
 
-def main(folder: Path) -> int:
-    """Take all of them; returns the exit code."""
+def main() -> int:
+    """Take every picture; returns the exit code."""
     path = chromium.find()
     if path is None:
         print(chromium.ADVICE, file=sys.stderr)
         return 1
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
 
     def keep(page: Page, name: str) -> None:
         page.mouse.move(0, 0)
         page.wait_for_timeout(1500)
-        page.screenshot(path=folder / f"{name}.png")
+        with Image.open(io.BytesIO(page.screenshot())) as picture:
+            picture.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
         print(folder / f"{name}.png", flush=True)
 
     with tempfile.TemporaryDirectory() as place:
         own = borrowed_home(home(), Path(place) / "home")
-        (own / "features").symlink_to(home() / "features", target_is_directory=True)
+        if (home() / "features").is_dir():
+            (own / "features").symlink_to(home() / "features", target_is_directory=True)
         with serve(own) as address, browse(path) as browser:
             for theme in ("light", "dark"):
                 take(browser, address, theme, keep)
@@ -95,4 +103,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())
