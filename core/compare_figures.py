@@ -348,7 +348,7 @@ def row_labels(frame: pd.DataFrame) -> list[str]:
 
 def _values(cells: pd.DataFrame, relative: bool) -> alt.InlineData:
     start = cells["depth"] if relative else cells["layer"]
-    upto = cells["upto"] if relative else cells["layer"] + 1
+    upto = cells["upto"] if relative else cells["next_layer"]
     columns: dict[str, list[Any]] = {
         "layer": cells["layer"].tolist(),
         "from": [round(float(value), 4) for value in start],

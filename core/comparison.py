@@ -126,7 +126,8 @@ def cells(
 
     Returns:
         One row per trace, kind, layer and unit: trace, kind, layer, depth (of the layer's lower
-        edge, 0 to 1), upto (of its upper edge), position (of the unit), token, corrupted, effect,
+        edge, 0 to 1), upto (of its upper edge), next_layer (where the cell ends, that of the next
+        traced layer), position (of the unit), token, corrupted, effect,
         standard_error, lower, upper (95% t interval; NaN for one sample), trivial, faded (cannot be
         told from zero).
     """
@@ -152,7 +153,17 @@ def cells(
                 "faded": ~told[kind] & ~result.trivial[kind] & (result.samples_done > 1),
             }
             shown = {column: array[:, last] for column, array in values.items()}
-            frames.append(_tidy(name, kind, result.layers, aligned.units, corrupted, shown))
+            frames.append(
+                _tidy(
+                    name,
+                    kind,
+                    result.layers,
+                    result.settings.every,
+                    aligned.units,
+                    corrupted,
+                    shown,
+                )
+            )
     whole = pd.concat(frames, ignore_index=True)
     return whole[whole["effect"].notna()].reset_index(drop=True)
 
@@ -183,7 +194,8 @@ def average_cells(averages: Mapping[str, Average]) -> pd.DataFrame:
     frames = []
     for name, average in averages.items():
         frame = average_findings.cells(average)
-        layers = int(frame["layer"].max()) + 1
+        layers = int(average.about["layers"])
+        ends = (frame["layer"] + int(average.about["every"])).clip(upper=layers)
         frames.append(
             pd.DataFrame(
                 {
@@ -191,7 +203,8 @@ def average_cells(averages: Mapping[str, Average]) -> pd.DataFrame:
                     "kind": frame["kind"],
                     "layer": frame["layer"],
                     "depth": frame["layer"] / layers,
-                    "upto": (frame["layer"] + 1) / layers,
+                    "upto": ends / layers,
+                    "next_layer": ends,
                     "position": frame["role"].map(rows),
                     "token": frame["role"].map(titles),
                     "corrupted": [average_findings.side_of(r) == "tweet" for r in frame["role"]],
@@ -264,7 +277,9 @@ def difference(first: TraceResult, second: TraceResult, *, share: bool = True) -
             "trivial": trivial,
             "faded": faded,
         }
-        frames.append(_tidy("difference", kind, first.layers, units, corrupted, shown))
+        frames.append(
+            _tidy("difference", kind, first.layers, first.settings.every, units, corrupted, shown)
+        )
     whole = pd.concat(frames, ignore_index=True)
     return whole[whole["effect"].notna()].reset_index(drop=True)
 
@@ -374,6 +389,7 @@ def _tidy(
     name: str,
     kind: Kind,
     layers: int,
+    every: int,
     units: Sequence[Unit],
     corrupted: Sequence[bool],
     values: dict[str, NDArray[np.generic]],
@@ -382,13 +398,15 @@ def _tidy(
     import pandas as pd
 
     layer, unit = np.divmod(np.arange(layers * len(units)), len(units))
+    ends = np.minimum(layer + every, layers)
     return pd.DataFrame(
         {
             "trace": name,
             "kind": kind,
             "layer": layer,
             "depth": layer / layers,
-            "upto": (layer + 1) / layers,
+            "upto": ends / layers,
+            "next_layer": ends,
             "position": unit,
             "token": np.array([unit.text for unit in units], dtype=object)[unit],
             "corrupted": np.array(corrupted)[unit],

@@ -22,7 +22,9 @@ from core.commands.shared import (
 if TYPE_CHECKING:
     import altair as alt
 
+    from core.average import Average
     from core.export import Font, Paper
+    from core.models import Model
     from core.recipes import Recipe
     from core.results import TraceResult
 
@@ -207,6 +209,8 @@ def figures(
         folder.mkdir(parents=True, exist_ok=True)
         for path in _draw(result, recipe, folder, paper):
             click.echo(f"Saved {path}")
+        for path in _draw_average(model, folder, paper):
+            click.echo(f"Saved {path}")
         (folder / "settings.json").write_text(recipe.to_json(), encoding="utf-8")
         cells = export_table(result.frame(), folder / "cells.csv")
     click.echo(f"Saved {cells}")
@@ -235,3 +239,42 @@ def _draw(result: TraceResult, recipe: Recipe, folder: Path, paper: Paper | None
         for name, chart in named.items()
         for form in ("png", "svg", "pdf")
     ]
+
+
+def _draw_average(model: Model, folder: Path, paper: Paper | None) -> list[Path]:
+    """Average effects over tweets, where a sweep of the model is on this disk or comes along."""
+    from core import average_figures
+    from core.average_findings import cells
+    from core.export import export_figure
+
+    average = _average_of(model)
+    if average is None:
+        return []
+    chart = average_figures.heatmap_figure(
+        cells(average),
+        titles=average.titles(),
+        unit=average_figures.unit_of(average),
+        title=f"Average effects over {average.n:,} tweets, {model.name}",
+        caption=average_figures.heatmap_caption(average),
+    )
+    return [
+        export_figure(chart, folder / f"average.{form}", paper=paper)
+        for form in ("png", "svg", "pdf")
+    ]
+
+
+def _average_of(model: Model) -> Average | None:
+    """The average of the newest sweep of these weights; that of the assets where there is none."""
+    from core.average import average
+    from core.example import ASSETS
+    from core.studies import load
+    from core.sweep import sweeps
+
+    for store in sweeps():
+        if store.model.identity == model.identity and len(store) > 1:
+            return average(store)
+    for path in sorted(ASSETS.glob("average-*.json")):
+        kept = load(path).average
+        if kept.about["model_identity"] == model.identity:
+            return kept
+    return None

@@ -94,7 +94,7 @@ def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: boo
         cells = cells.assign(**{c: 100 * cells[c] for c in ("effect", "lower", "upper")})
     first = next(iter(averages.values()))
     unit = compare_figures.SHARE_UNIT if share else PROXIES[first.about["proxy"]]
-    layers = {name: int(average.frame["layer"].max()) + 1 for name, average in averages.items()}
+    layers = {name: int(average.about["layers"]) for name, average in averages.items()}
     totals = totals_of(averages)
     st.dataframe(
         totals,
