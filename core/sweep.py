@@ -353,13 +353,18 @@ class Store:
 
         if table is None:
             table = _schema().empty_table()
-
-        if failures:
-            path = self.folder / "failures" / f"{batch:06}.json"
-            with cache.write_beside(path) as beside:
-                beside.write_text(json.dumps([asdict(f) for f in failures]), encoding="utf-8")
-        with cache.write_beside(self._part(batch)) as beside:
-            pq.write_table(table, beside, compression="zstd")
+        try:
+            if failures:
+                path = self.folder / "failures" / f"{batch:06}.json"
+                with cache.write_beside(path) as beside:
+                    beside.write_text(json.dumps([asdict(f) for f in failures]), encoding="utf-8")
+            with cache.write_beside(self._part(batch)) as beside:
+                pq.write_table(table, beside, compression="zstd")
+        except OSError as error:
+            raise ValueError(
+                f"The sweep {self.id} cannot be written ({error.strerror or error}); make room on "
+                "the disk and resume it: nothing but the batch in hand is lost."
+            ) from error
 
     def batch(self, number: int) -> list[dict[str, Any]]:
         """The plan's rows of one batch."""
@@ -469,11 +474,19 @@ class Store:
         return self.folder / "parts" / f"{batch:06}.parquet"
 
     def _records(self, batch: int) -> Iterator[Record]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         origin = self.manifest["origin"]
         identity = self.manifest["determines"]["model"]["identity"]
-        for row in pq.read_table(self._part(batch)).to_pylist():
+        try:
+            rows = pq.read_table(self._part(batch)).to_pylist()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(
+                f"The part {batch:06} of the sweep {self.id} is damaged; delete "
+                f"{self._part(batch)} and resume the sweep."
+            ) from error
+        for row in rows:
             result = _result_of(row, self.task, origin["model"], identity)
             yield Record(row["number"], row["row"], row["label"], result)
 
@@ -579,6 +592,9 @@ def create(
 ) -> Store:
     """Make the store of a sweep, or open it where just this sweep is there already.
 
+    Where a sweep is there that differs only in having fewer of the same tweets, what it has traced
+    is taken over: more tweets cost no more than those that are new.
+
     Args:
         tweets: columns text and label; row and rating where there are any.
         settings: of each trace; by default one noise sample.
@@ -615,7 +631,17 @@ def create(
     folder = sweeps_folder() / name
     with cache.lock(f"sweep-{name}"):
         if not (folder / "manifest.json").is_file():
-            plan = _planned(model, settings, chosen, selection.seed, together)
+            smaller = _smaller_sweep(determines, chosen)
+            done = [] if smaller is None else smaller.finished()
+            batches = [] if smaller is None else [smaller.batch(batch) for batch in done]
+            plan = _planned(
+                model,
+                settings,
+                chosen,
+                selection.seed,
+                together,
+                [[int(row["number"]) for row in rows] for rows in batches],
+            )
             where = Path(model.name)
             origin = {
                 "model": str(where.absolute()) if where.is_dir() else model.name,
@@ -631,6 +657,11 @@ def create(
                 (beside / "manifest.json").write_text(manifest, encoding="utf-8")
                 for part in ("parts", "failures", "claims"):
                     (beside / part).mkdir()
+                for place, batch in enumerate(done):
+                    assert smaller is not None
+                    for name in ("parts/{:06}.parquet", "failures/{:06}.json"):
+                        if (there := smaller.folder / name.format(batch)).is_file():
+                            shutil.copyfile(there, beside / name.format(place))
     return Store(folder)
 
 
@@ -935,11 +966,13 @@ def _planned(
     chosen: pd.DataFrame,
     seed: int,
     together: int | None,
+    done: list[list[int]],
 ) -> pd.DataFrame:
     """Give each tweet a batch of prompts of its length; batches stand in random order, so that an
     unfinished sweep is a fair sample and the time left can be told."""
     batches: list[list[int]] = []
-    for length, group in chosen.groupby("tokens", sort=True):
+    left = chosen[~chosen["number"].isin([number for batch in done for number in batch])]
+    for length, group in left.groupby("tokens", sort=True):
         size = together or 1
         if together is None and int(str(length)):
             fitting = Batches.within(
@@ -956,10 +989,30 @@ def _planned(
         batches += [numbers[at : at + size] for at in range(0, len(numbers), size)]
     order = np.random.default_rng(seed).permutation(len(batches))
     batch = np.empty(len(chosen), dtype=np.int64)
-    for place, index in enumerate(order):
-        batch[batches[index]] = place
+    for place, numbers in enumerate([*done, *(batches[index] for index in order)]):
+        batch[numbers] = place
     planned = chosen.assign(batch=batch)
     return planned.sort_values(["batch", "number"], ignore_index=True)
+
+
+def _smaller_sweep(determines: Mapping[str, Any], chosen: pd.DataFrame) -> Store | None:
+    """The sweep that differs only in having fewer of the same tweets, and has traced most."""
+
+    def but_its_size(of: Mapping[str, Any]) -> str:
+        alike = {**of, "data": "", "selection": {**of["selection"], "n": None}}
+        return json.dumps(alike, sort_keys=True)
+
+    def columns(of: pd.DataFrame) -> list[list[Any]]:
+        return [of[name].tolist() for name in ("number", "row", "text", "label")]
+
+    found: list[Store] = []
+    for store in sweeps():
+        if but_its_size(store.manifest["determines"]) != but_its_size(determines):
+            continue
+        tweets = store.tweets.sort_values("number")
+        if len(tweets) < len(chosen) and columns(tweets) == columns(chosen[: len(tweets)]):
+            found.append(store)
+    return max(found, key=lambda store: len(store.finished()), default=None)
 
 
 def _versions() -> dict[str, str]:

@@ -193,6 +193,61 @@ def test_size_of_a_batch_is_no_other_sweep(own_home, model, probe) -> None:
     assert sweep.create(model, probe, tweets).id == store.id
 
 
+def test_more_tweets_take_over_what_is_traced(own_home, model, probe, monkeypatch) -> None:
+    tweets = make_tweets(40, longest=12)
+    tweets.loc[:3, "text"] = "\u200b"  # some fail
+    small = sweep.create(model, probe, tweets, selection=Selection(n=20))
+    steps = sweep.run(model, small)
+    while next(steps).done < 5:
+        pass
+    steps.close()
+    before = reads_of(small)
+    assert 5 <= len(before) < 16
+    large = sweep.create(model, probe, tweets, selection=Selection(n=30))
+    assert (large.id != small.id, len(large)) == (True, len(before))
+    assert large.status().failed == small.status().failed
+    traced: list[str] = []
+    real = sweep.trace_together
+
+    def watched(model, probe, texts, *arguments, **options):
+        traced.extend(texts)
+        return real(model, probe, texts, *arguments, **options)
+
+    monkeypatch.setattr(sweep, "trace_together", watched)
+    *_, last = sweep.run(model, large)
+    assert last.done + last.failed == 30
+    found = reads_of(large)
+    for number, arrays in before.items():
+        for own, other in zip(arrays, found[number], strict=True):
+            np.testing.assert_array_equal(own, other)
+    for record in small:
+        assert record.result.prompt.tweet not in traced
+        assert large.record(record.number).result.prompt == record.result.prompt
+    fresh = sweep.create(model, probe, tweets, selection=Selection(n=30, seed=1))
+    assert len(fresh) == 0  # other tweets
+
+
+def test_a_full_disk_and_a_damaged_part_are_told(own_home, model, probe, monkeypatch) -> None:
+    import pyarrow.parquet as pq
+
+    store = sweep.create(model, probe, make_tweets(3))
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "write_table", full)
+        with pytest.raises(ValueError, match="No space left on device"):
+            list(sweep.run(model, store))
+    assert store.finished() == []
+    *_, last = sweep.run(model, store)
+    assert last.done == 3
+    part = next((store.folder / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged; delete"):
+        list(store)
+
+
 def test_another_model_cannot_go_on(own_home, model, probe) -> None:
     store = sweep.create(model, probe, make_tweets(2))
     other = make_model("gpt2", layers=3, seed=1)
