@@ -138,9 +138,7 @@ def findings(result: TraceResult) -> Findings:
 def health_of(result: TraceResult) -> Health:
     """Whether the corruption took away a sentiment that was there."""
     if result.distinguishable is None and _draws(result):
-        return Health(
-            None, "One noise sample so far: no interval yet, so nothing is said of sites."
-        )
+        return Health(None, "One noise sample gives no interval yet, so nothing is said of sites.")
     if result.distinguishable is False:
         low, high = result.total_effect - result.low_reach, result.total_effect + result.low_reach
         return Health(

@@ -32,7 +32,10 @@ def main() -> None:
             disabled=settings is None,
             help="The first picture stands after one noise sample and then sharpens.",
         )
+        if run and text.strip() != st.session_state.get("traced"):
+            cells.close()  # it was a cell of another tweet
         if (probing.asked_elsewhere() or run) and settings is not None:
+            st.session_state.traced = text.strip()
             session.start("trace", tracing.tracing(model, probe, text, settings))
         job = session.job("trace")
         shown = job.progress() if job else None

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from served import borrowed_home, browse, open_dashboard, serve
 
-TWEET = "terrible service"
+TWEET = "I had terrible service"
 PANELS = ("Hidden state", "MLP", "Attention")
 LONG_TWEET = (
     "Two hours at the gate \U0001f62d\U0001f62d and still no news, this is so bad https://example.org/flight"
@@ -16,6 +16,7 @@ LONG_TWEET = (
 )
 LONG = 900_000  # ms: the first run may have to train the probe, on two slow cores
 
+expect.set_options(timeout=60_000)  # two slow cores; what must be seen is seen sooner
 pytestmark = [pytest.mark.browser, pytest.mark.embedded]
 
 
@@ -144,19 +145,19 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     ask(page, TWEET)
     expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
     expect_panels(page)
-    click_cell(page, "Hidden state", "terrible *", 4)
+    click_cell(page, "Hidden state", "\u00b7terrible *", 4)
     heading = page.get_by_role("heading", name=re.compile("layer 4, Hidden state"))
     expect(heading).to_be_visible()
     expect(page.get_by_text("Logit lens")).to_be_visible(timeout=LONG)
-    assert "cell=hidden-4-0" in page.url
+    assert "cell=hidden-4-2" in page.url
 
     # Arrow keys lead to its neighbours, and a click leads back.
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("heading", name=re.compile("layer 5, Hidden state"))).to_be_visible()
-    expect(page).to_have_url(re.compile("cell=hidden-5-0"))
+    expect(page).to_have_url(re.compile("cell=hidden-5-2"))
     page.keyboard.press("ArrowDown")
-    expect(page).to_have_url(re.compile("cell=hidden-5-1"))
-    click_cell(page, "Hidden state", "terrible *", 4)
+    expect(page).to_have_url(re.compile("cell=hidden-5-3"))
+    click_cell(page, "Hidden state", "\u00b7terrible *", 4)
     expect(heading).to_be_visible()
 
     # Keys that are typed are typed.
@@ -191,7 +192,7 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
 
 def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
     page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("Noise samples").press("Home")
+    page.locator(".st-key-samples input").first.press("Home")
     ask(page, LONG_TWEET)
     expect_panels(page, "\u00b7bad *")
     window = page.locator(".st-key-heatmap-window")

@@ -70,7 +70,8 @@ def _move(
     )
 
 
-def _close() -> None:
+def close() -> None:
+    """Choose no cell."""
     st.session_state.cell = None
 
 
@@ -154,7 +155,7 @@ def _heading(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> No
                 }[key],
             )
         st.button(
-            "", icon=":material/close:", key="move:close", shortcut="Esc", on_click=_close,
+            "", icon=":material/close:", key="move:close", shortcut="Esc", on_click=close,
             help="Close this cell",
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from core.counterfactuals import propose
 from core.findings import by_words, cells
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import REGISTRY, Model, availability
+from core.models import REGISTRY, Model, availability, default_model
 from core.probes import Features, Probe, probe_for
 from core.prompts import Prompt, build_prompt
 from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
@@ -336,15 +336,18 @@ def follow_link() -> None:
         return
     st.session_state.linked = True
     link = st.query_params.to_dict()
-    for key, (_, read) in (ASKED | SHOWN).items():
+    for key, (default, read) in (ASKED | SHOWN).items():
         if key in link:
             try:
-                st.session_state[key] = read(link[key])
+                value = read(link[key])
             except ValueError:
                 continue
+            if value != default:
+                st.session_state[key] = value
     name = link.get("model", "")
     if name in REGISTRY:
-        st.session_state.model = name
+        if name != default_model()[0]:
+            st.session_state.model = name
         if link.get("probe") in {"logit_pair", "probabilities", *probes_of(name)}:
             st.session_state.features = link["probe"]
     if "cell" in link:
