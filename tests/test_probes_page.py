@@ -241,7 +241,7 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_sentence():
     page = open_page()
     page.button_group("source").set_value("Hugging Face hub").run()
     page.button("fetch").click().run()
-    page.session_state["job:fetch"].wait(PATIENCE)
+    page.session_state["job:data"].wait(PATIENCE)
     page.run()
     (error,) = page.error
     assert "hub" in error.value

@@ -22,6 +22,8 @@ from core import hub, session, shelf
 from core.datasets import dataset_file
 from core.limits import FOR_STRANGERS, NUMBERS, limits
 from core.models import UnsupportedModel, load_model, model_folder
+from core.session import sweeping
+from core.session.labelled import Data
 
 ROOT = Path(core.__file__).parents[1]
 PATIENCE = 120.0  # seconds until a job that hangs is called failed
@@ -283,10 +285,19 @@ def test_a_public_server_loads_only_models_that_it_has(public, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("public")
-def test_a_public_server_removes_no_model():
-    with pytest.raises(ValueError, match="for the owner of this server alone"):
-        shelf.remove("gpt2")
+def test_a_public_server_removes_and_downloads_no_model():
+    for ask in (shelf.remove, shelf.discard, shelf.download):
+        with pytest.raises(ValueError, match="for the owner of this server alone"):
+            ask("gpt2")
     assert model_folder("gpt2").is_dir()
+
+
+@pytest.mark.usefixtures("public")
+def test_a_public_server_sweeps_no_file_of_a_visitor():
+    data = Data("mine.csv", pd.DataFrame(), read=lambda check: None)
+    work = sweeping.beginning("gpt2", "logit_pair", data, asked=None)
+    job = session.queue().submit("ann", work)
+    assert "for the owner of this server alone" in job.wait(PATIENCE).error
 
 
 def test_a_public_server_keeps_nothing_of_an_upload_and_shows_it_to_nobody_else(public):

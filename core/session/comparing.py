@@ -16,6 +16,7 @@ from core import compare_figures, comparison, figures, shelf
 from core import session as pages
 from core.findings import signed
 from core.jobs import Job, Step, Work
+from core.limits import limits
 from core.models import REGISTRY, Model, default_model, is_on_disk, load_model, model_folder
 from core.probes import FEATURES, Features, Probe, probe_for
 from core.prompts import build_prompt
@@ -132,6 +133,7 @@ def _traced(
 def _load(entry: Entry, job: Job) -> Model:
     """Fetch and load a model, if it fits into the memory that is free."""
     name = entry.name
+    limits().check_model(name, on_disk=is_on_disk(name))
     if not Path(name).is_dir() and not is_on_disk(name):
         job.report(0.0, plain(f"Fetching {entry.label}"))
         shelf.download(name, progress=lambda done, total: job.report(done / max(total, 1)))

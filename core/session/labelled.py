@@ -146,8 +146,8 @@ def _hub_choice() -> tuple[Table, object] | None:
         )
         split = st.text_input("Split", "train", key="split", persist_state="session", width=110)
         if st.button("Fetch", key="fetch"):
-            start("fetch", fetching(name.strip(), split.strip()))
-        current = job("fetch")
+            start("data", fetching(name.strip(), split.strip()))
+        current = job("data")
         if (
             current is not None
             and current.progress().active
