@@ -40,7 +40,7 @@ setup: $(VENV)/.runtime-installed
 
 test: $(VENV)/.dev-installed setup
 	@$(BIN)/python tests/chromium.py
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
 check: check-static test
 

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Processes that share the cores (pytest-xdist) take one thread each; torch reads it when it loads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import chromium as browser
 import pytest
 from hypothesis import settings
