@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from core import session, sweep
+from core import session
 from core.session import averaging, labelled, probing, sweeping
+from core.sweep import Store
 
 
 def main() -> None:
@@ -12,9 +13,8 @@ def main() -> None:
         "Average",
         "One tweet is an example. What holds over many, how surely, and which tweets differ?",
     )
-    stores = sweep.sweeps()
-    begin(first=not stores)
-    stores = sweep.sweeps()
+    begin(first=not sweeping.stores() and not averaging.FILE.is_file())
+    stores = sweeping.stores()
     sweeping.sweep_list(stores)
     if refused := sweeping.refused():
         st.error(session.plain(refused), icon=":material/error:")
@@ -69,7 +69,7 @@ def follow_beginning() -> None:
         st.toast("The sweep has begun; it goes on without this page.", icon=":material/check:")
 
 
-def show(stores: list[sweep.Store]) -> None:
+def show(stores: list[Store]) -> None:
     """What a sweep found, or what will be here."""
     left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
     with left:

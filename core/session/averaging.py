@@ -439,7 +439,7 @@ def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None
     name, probe, settings = _trace_settings(found, store)
     table = shown.assign(
         tweet=[texts.get(int(row), "") for row in shown["row"]],
-        share=shown["effect"] / shown["total_effect"].where(shown["total_effect"] != 0),
+        share=100 * shown["effect"] / shown["total_effect"].where(shown["total_effect"] != 0),
     )
     table = table[table["tweet"] != ""]
     table["trace"] = [
@@ -455,7 +455,7 @@ def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None
             "layer": st.column_config.NumberColumn("Layer", width="small"),
             "effect": st.column_config.NumberColumn("Effect", format="%+.2f", width="small"),
             "share": st.column_config.NumberColumn(
-                "Share of total", format="percent", width="small"
+                "Share of total", format="%.0f%%", width="small"
             ),
             "trace": st.column_config.LinkColumn("Trace", display_text="Open trace", width="small"),
         },
@@ -664,7 +664,7 @@ def _sweeps(
     )
     with right:
         role = _role_choice(found.average, "average:sweeps:role")
-    second = sweep.open_store(other)
+    second = next(each for each in stores if each.id == other)
     key = (second.id, options, len(second.finished()))
     if st.session_state.get("average:other:key") != key:
         st.session_state["average:other:key"] = key

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import streamlit as st
@@ -19,6 +20,7 @@ import streamlit as st
 from core import sweep
 from core.figures import KINDS
 from core.jobs import Job, Step, Work
+from core.limits import limits
 from core.models import REGISTRY
 from core.probes import Features, Probe, probe_for
 from core.results import CORRUPTIONS, Corruption, Direction, TraceSettings
@@ -226,6 +228,8 @@ def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> W
     """The work of beginning a sweep; its result is the store's name."""
 
     def work(job: Job) -> Iterator[Step]:
+        if data.read is not None:  # a sweep keeps its texts, and all visitors see all sweeps
+            limits().check_owner("A sweep over a file of one's own")
         job.report(0.0, "Loading the model")
         loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
         if isinstance(reads, Probe):
@@ -359,6 +363,20 @@ def machine_speed() -> float:
 
 
 # --- watching and holding ------------------------------------------------------------------------
+
+
+def stores() -> list[Store]:
+    """Every sweep on this disk, the newest first; what was read of one is kept in memory."""
+    found = []
+    for store in sweep.sweeps():
+        stamp = (store.folder / "manifest.json").stat().st_mtime_ns
+        found.append(_held(str(store.folder), stamp))
+    return found
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _held(folder: str, stamp: int) -> Store:
+    return Store(Path(folder))
 
 
 def title_of(store: Store) -> str:
@@ -519,6 +537,7 @@ def _retry(store: Store) -> None:
 
 def _remove(store: Store) -> None:
     try:
+        limits().check_owner("Removing a sweep")
         store.remove()
     except ValueError as mistake:
         st.session_state["sweep:refused"] = str(mistake)
