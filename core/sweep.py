@@ -851,15 +851,39 @@ def _trace(
             traced_positions(prompt, task, int(row["number"]))
             for prompt, row in zip(prompts, rows, strict=True)
         ]
-    return trace_together(
-        model,
-        task.probe,
-        texts,
-        task.settings,
-        positions=positions,
-        memory=memory,
-        progress=progress,
-    )
+    # Tweets in one pass share their positions. A processor gains less from sharing a pass than it
+    # loses by tracing each tweet where another one has a wanted token.
+    if positions is None or model.device.type != "cpu":
+        return trace_together(
+            model,
+            task.probe,
+            texts,
+            task.settings,
+            positions=positions,
+            memory=memory,
+            progress=progress,
+        )
+    return [
+        result
+        for number, (text, traced) in enumerate(zip(texts, positions, strict=True))
+        for result in trace_together(
+            model,
+            task.probe,
+            [text],
+            task.settings,
+            positions=[traced],
+            memory=memory,
+            progress=_part_of(progress, number, len(texts)),
+        )
+    ]
+
+
+def _part_of(
+    progress: Callable[[float], None] | None, number: int, count: int
+) -> Callable[[float], None] | None:
+    if progress is None:
+        return None
+    return lambda share: progress((number + share) / count)
 
 
 def traced_positions(prompt: Prompt, task: Task, number: int) -> list[int]:
