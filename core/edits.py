@@ -118,7 +118,7 @@ class Edit:
     def weight(self, before: Tensor, strength: float = 1.0) -> Tensor:
         """W' from W, both (inner, D); a strength below 1 makes a part of the edit."""
         update = np.outer(self.direction, strength * self.factor)
-        return (before.double().cpu() + torch.from_numpy(update)).to(before.dtype).to(before.device)
+        return (before.cpu().double() + torch.from_numpy(update)).to(before.dtype).to(before.device)
 
     @contextmanager
     def applied(self, model: Model, strength: float = 1.0) -> Iterator[None]:
@@ -182,9 +182,9 @@ def make_edits(
     probabilities = objective.probabilities(changes)
     edits = []
     for row, (layer, position) in enumerate(sites):
-        key = objective.keys[row].double().cpu().numpy()
+        key = objective.keys[row].numpy()
         direction = covariances[layer].solve(key)
-        change = changes[row].double().cpu().numpy()
+        change = changes[row].cpu().double().numpy()
         edits.append(
             Edit(
                 layer=layer,
@@ -315,7 +315,7 @@ class Objective:
             met.append(keys)
             if length == 0:
                 self.values = values[:, 0]
-        self.keys = torch.cat(met, dim=1).double().mean(1)
+        self.keys = torch.cat(met, dim=1).cpu().double().mean(1)
         self._essences: list[tuple[_Group, Tensor]] = []  # and what they say unchanged
         for at in sorted({position for _, position in self.sites} if settings.kl_factor else ()):
             essence, last = _essence(model, prompt, at, settings.essence)

@@ -6,6 +6,7 @@ intervention intervals are 95%; of the controls the bar goes from the least to t
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -43,12 +44,48 @@ ROWS = {
 RANDOM = "random"
 
 
-def judgement(judged: pd.DataFrame, group: Group, *, theme: Theme = "light") -> alt.LayerChart:
+def summary(outcome: Outcome, *, theme: Theme = "light") -> alt.VConcatChart:
+    """Everything that was judged as one figure, with what was done and its caption.
+
+    Raises:
+        ValueError: nothing was judged.
+    """
+    judged = outcome.judged
+    found = [] if judged is None else judged["measure"][judged["value"].notna()].tolist()
+    panels = [
+        judgement(judged, group, theme=theme, width=420)
+        for group, (measures, _, _) in GROUPS.items()
+        if judged is not None and set(measures) & set(found)
+    ]
+    if not panels:
+        raise ValueError("Nothing was judged yet, so that there is nothing to draw.")
+    ink, faint = ("#1c2128", "#57606a") if theme == "light" else ("#e6e8eb", "#9aa4af")
+    figure: alt.VConcatChart = alt.vconcat(*panels, spacing=22).properties(
+        padding=16,
+        background="#ffffff" if theme == "light" else "#14181d",
+        title=alt.TitleParams(
+            textwrap.wrap(f"\u201c{outcome.prompt.tweet}\u201d", 80)[:4],
+            subtitle=textwrap.wrap(caption_of(outcome), 95),
+            anchor="start",
+            color=ink,
+            subtitleColor=faint,
+            fontSize=14,
+            subtitleFontSize=11,
+            offset=14,
+        ),
+    )
+    return figure
+
+
+def judgement(
+    judged: pd.DataFrame, group: Group, *, theme: Theme = "light", width: int | None = None
+) -> alt.LayerChart:
     """One panel of what an intervention did, beside its controls.
 
     Args:
         judged: as `Outcome.judged`.
         group: a key of `GROUPS`.
+        width: pixels; without it, as wide as its place.
 
     Raises:
         ValueError: nothing of this group was judged.
@@ -72,10 +109,19 @@ def judgement(judged: pd.DataFrame, group: Group, *, theme: Theme = "light") -> 
         ends = found[["value", "lower", "upper"]].to_numpy(dtype=float)
         low, high = min(0.95, float(np.nanmin(ends))), max(1.05, float(np.nanmax(ends)))
         scale = {"domain": [low, high], "nice": True, "zero": False}
-    base = alt.Chart(found).encode(
+    base = alt.Chart(
+        found
+    ).encode(
         y=alt.Y("row:N")
         .sort(order)
-        .axis(title=None, ticks=False, domain=False, labelLimit=130, labelPadding=6),
+        .axis(
+            title=None,
+            ticks=False,
+            domain=False,
+            labelLimit=130,
+            labelPadding=6,
+            minExtent=118,  # so that panels one below the other line up
+        ),
         yOffset=alt.YOffset("who:N").sort(arms).scale(domain=arms, paddingInner=0.2),
         color=alt.Color("who:N")
         .scale(domain=arms, range=[BLUE[theme], GREY[theme]][: len(arms)])
@@ -103,7 +149,7 @@ def judgement(judged: pd.DataFrame, group: Group, *, theme: Theme = "light") -> 
             .mark_rule(color=MARKS, strokeDash=[4, 3], tooltip=None)
             .encode(x="at:Q")
         )
-    return _finished([*drawn, reach, points], title, ROW * len(order))
+    return _finished([*drawn, reach, points], title, ROW * len(order), width)
 
 
 def layer_curves(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
@@ -254,13 +300,16 @@ _SMALL: dict[str, Any] = {
 }
 
 
-def _finished(layers: list[Any], title: str, height: int) -> alt.LayerChart:
+def _finished(
+    layers: list[Any], title: str, height: int, width: int | None = None
+) -> alt.LayerChart:
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
     chart = alt.LayerChart(
         layer=layers,
         height=height,
         title=alt.TitleParams(title, anchor="start", frame="bounds", fontSize=13, offset=8),
         view=alt.ViewBackground(stroke=None),
         description=title,
-        **AS_WIDE_AS_ITS_PLACE,
+        **place,
     )
     return chart

@@ -114,7 +114,7 @@ def _measure(
             rows = inner[:, 1:].reshape(-1, inner.shape[-1]).float()
             moment = rows.T @ rows
             moments[layer] = moments[layer].add_(moment) if layer in moments else moment
-            fourth[layer] += float((rows * rows).sum(1).double().square().sum())
+            fourth[layer] += float((rows * rows).sum(1).cpu().double().square().sum())
             return inner
 
         return Change(layer, "inner", record)
@@ -130,7 +130,7 @@ def _measure(
             done += ids.numel()
             progress(done / total)
     return {
-        layer: shrunk(layer, moments[layer].double().cpu().numpy() / count, count, fourth[layer])
+        layer: shrunk(layer, moments[layer].cpu().double().numpy() / count, count, fourth[layer])
         for layer in layers
     }
 

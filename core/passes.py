@@ -172,7 +172,7 @@ def continuations(
             if temperature == 0:
                 drawn.append(int(tokens[0]))
                 continue
-            logs = probabilities.double().log().cpu().numpy() / temperature
+            logs = probabilities.cpu().double().log().numpy() / temperature
             weights = np.exp(logs - logs.max())
             place = int(generator.choice(len(weights), p=weights / weights.sum()))
             drawn.append(int(tokens[place]))

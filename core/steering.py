@@ -160,7 +160,7 @@ def _word_state(model: Model, suffix: str, word: str, layer: int) -> Array:
     word_token(model, word)  # refused in our words where it is several tokens
     prompt = build_prompt(model, suffix + word, "")
     state = states_at(model, prompt.ids, len(prompt) - 1, [layer])[layer]
-    numbers: Array = state.double().cpu().numpy()
+    numbers: Array = state.cpu().double().numpy()
     return numbers
 
 
@@ -260,7 +260,7 @@ def exchange_with(
     """The exchange that takes the direction's size from another tweet's last position."""
     prompt = build_prompt(model, other, suffix)
     found = states_at(model, prompt.ids, len(prompt) - 1, [direction.layer])[direction.layer]
-    return Exchange(direction, float(direction.of(found.double().cpu().numpy())), positions)
+    return Exchange(direction, float(direction.of(found.cpu().double().numpy())), positions)
 
 
 def _component_setter(
@@ -391,7 +391,7 @@ def site_means(
     def recorder(key: tuple[SiteKind, int]) -> Change:
         def record(values: Tensor) -> Tensor:
             rows = values[:, 1:].reshape(-1, values.shape[-1])
-            sums[key] = sums.get(key, torch.zeros((), device=rows.device)) + rows.double().sum(0)
+            sums[key] = sums.get(key, torch.zeros(())) + rows.cpu().double().sum(0)
             counts[key] += len(rows)
             return values
 
@@ -407,7 +407,7 @@ def site_means(
             done += len(numbers)
             if progress is not None:
                 progress(done / len(texts))
-    return {key: sums[key].cpu().numpy() / counts[key] for key in wanted}
+    return {key: sums[key].numpy() / counts[key] for key in wanted}
 
 
 def top_sites(result: TraceResult, kind: runs.Kind, count: int) -> list[Site]:

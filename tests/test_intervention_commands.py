@@ -90,6 +90,13 @@ def test_settings_make_the_same_numbers_again(folder, tmp_path):
     result = run("steer", "--settings", saved, "--no-progress", "--out", second)
     assert result.exit_code == 0, result.output
     pd.testing.assert_frame_equal(pd.read_csv(first), pd.read_csv(second))
+    figure = tmp_path / "figure.svg"
+    result = run("steer", "--settings", saved, "--no-progress", "--out", figure)
+    assert result.exit_code == 0, result.output
+    for held in (saved, figure):
+        result = run("run", held, "--no-progress")
+        assert result.exit_code == 0, result.output
+        assert "steer means at layer 1" in result.stdout
     # Options come before the file.
     result = run("steer", "--settings", saved, "--no-progress", "--strength", 2, "--json")
     assert json.loads(result.stdout)["plan"]["strength"] == 2

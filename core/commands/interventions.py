@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import click
 from core import cache
 from core.commands.shared import (
     DEFAULT_DATA,
+    FIGURES,
     TABLES,
     check_out,
     model_options,
@@ -74,7 +75,8 @@ def _options(command: Command) -> Command:
                 multiple=True,
                 type=click.Path(path_type=Path),
                 metavar="FILE",
-                help="Write what was judged (.csv .parquet .json); may be given several times.",
+                help="Write the figure (.png .svg .pdf .html) or the table (.csv .parquet "
+                ".json) of what was judged; may be given several times.",
             ),
             click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
             progress_option,
@@ -152,35 +154,80 @@ def ablate(**given: Any) -> None:
 
 def _command(what: What, given: dict[str, Any]) -> None:
     for out in given["outs"]:
-        check_out(out, TABLES)
+        check_out(out, (*FIGURES, *TABLES))
     plan = _plan(what, given)
+    repeat(
+        plan,
+        name=given["name"],
+        device=given["device"],
+        dtype=given["dtype"],
+        outs=given["outs"],
+        as_json=given["as_json"],
+        saved=given["save_settings"],
+        progress=given["progress"],
+    )
+
+
+def repeat(
+    plan: Plan,
+    *,
+    name: str | None,
+    device: str | None,
+    dtype: str = "float32",
+    outs: Sequence[Path] = (),
+    as_json: bool = False,
+    saved: Path | None = None,
+    progress: bool | None = None,
+) -> None:
+    """Carry out a plan, and print and write what came out.
+
+    Args:
+        name: of the model; None: the plan's.
+        saved: where the plan is written.
+    """
+    from core.export import export_figure, export_table
     from core.interventions import carry_out
     from core.judging import held_out_of
 
-    model = open_model(
-        given["name"] or plan.model or None, given["device"], given["dtype"], given["progress"]
-    )
+    model = open_model(name or plan.model or None, device, dtype, progress)
     plan = replace(plan, model=model.name)
-    if given["save_settings"] is not None:
-        with writing(given["save_settings"]), cache.write_beside(given["save_settings"]) as beside:
+    if saved is not None:
+        with writing(saved), cache.write_beside(saved) as beside:
             beside.write_text(plan.to_json(), encoding="utf-8")
-    with progress_bar("Reading the texts that judge", given["progress"]) as show:
+    with progress_bar("Reading the texts that judge", progress) as show:
         held = held_out_of(model, plan.dataset, plan.features, progress=show)
-    with progress_bar("Intervening", given["progress"]) as show:
+    with progress_bar("Intervening", progress) as show:
         for _, step in carry_out(model, held, plan, keep=True, progress=show):
             outcome = step
-    for out in given["outs"]:
-        from core.export import export_table
-
-        assert outcome.judged is not None
+    assert outcome.judged is not None
+    for out in outs:
         with writing(out):
-            export_table(outcome.judged, out)
-    if given["as_json"]:
+            if out.suffix.lower().removeprefix(".") in FIGURES:
+                from core.intervention_figures import summary
+
+                export_figure(summary(outcome), out, recipe=plan.to_json())
+            else:
+                export_table(outcome.judged, out, recipe=plan.to_json())
+    if as_json:
         click.echo(json.dumps(without_nan(_as_json(outcome)), ensure_ascii=False))
         return
     _print(outcome)
-    for out in given["outs"]:
+    for out in outs:
         click.echo(f"Saved {out}")
+
+
+def plan_in(source: str) -> Plan | None:
+    """The plan in a file that was saved with an intervention; None where there is no such file."""
+    from core import metadata
+    from core.interventions import SCHEMA, Plan
+
+    path = Path(source)
+    if not path.is_file():
+        return None
+    text = metadata.read(path.read_bytes())
+    if text is None or f'"{SCHEMA}"' not in text:
+        return None
+    return Plan.from_json(text, source)
 
 
 def _plan(what: What, given: dict[str, Any]) -> Plan:

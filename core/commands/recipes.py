@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from core.commands.interventions import plan_in, repeat
 from core.commands.shared import (
     FIGURES,
     TABLES,
@@ -60,6 +61,10 @@ def run(
     """
     for out in outs:
         check_out(out, (*FIGURES, *TABLES))
+    plan = plan_in(source)
+    if plan is not None:
+        repeat(plan, name=name, device=device, outs=outs, progress=progress)
+        return
     from transformers.utils import logging
 
     from core.recipes import open_recipes
