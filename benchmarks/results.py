@@ -536,7 +536,8 @@ def _ablation(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         "predicts best within the training part. "
         f"The first {found['before']['n']} of the held-out tweets; unchanged, the probe is right "
         f"about {_share(found['before'])}, the majority is {found['majority']:.1%}. Random: mean "
-        f"of {options['random_directions']} directions.",
+        f"of {options['random_directions']} directions. The component is set to zero and not to "
+        "its mean, so that a shift of all tweets to one side is part of what is lost.",
         "",
         *table(
             ("direction", "accuracy left", "points lost", "points lost beyond random ones"), rows
