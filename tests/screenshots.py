@@ -110,10 +110,13 @@ def keep(page: Page, name: str, high: dict[int, int] = HIGH) -> None:
     for width, height in high.items():
         page.set_viewport_size({"width": width, "height": height})
         page.mouse.move(0, 0)
+        expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE)
         page.wait_for_timeout(1500)
         path = FOLDER / f"{name}{'' if width == WIDE else '-narrow'}.png"
         with Image.open(io.BytesIO(page.screenshot())) as picture:
-            picture.convert("RGB").quantize(256).save(path, optimize=True)
+            # The method that keeps the few pixels of a frame in their own colour.
+            few = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+            few.save(path, optimize=True)
         print(f"docs/screenshots/{path.name}", flush=True)
     page.set_viewport_size({"width": WIDE, "height": 1500})
 
