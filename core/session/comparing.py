@@ -19,7 +19,7 @@ from core.jobs import Job, Step, Work
 from core.limits import limits
 from core.models import REGISTRY, Model, default_model, is_on_disk, load_model, model_folder
 from core.probes import FEATURES, Features, Probe, probe_for
-from core.prompts import build_prompt
+from core.prompts import DEFAULT_SUFFIX, build_prompt
 from core.recipes import Recipes
 from core.results import TraceResult, TraceSettings
 from core.session import TWEETS, plain, theme, tweets
@@ -149,11 +149,19 @@ def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> 
     job.report(0.0, plain(f"Training the probe of {Entry(entry.name).label}, once"))
     return probe_for(
         trained,
-        tweets(),
+        _readable(trained),
         features=reads,
         dataset=TWEETS,
         progress=lambda done, total: job.report(done / total),
     )
+
+
+def _readable(model: Model) -> pd.DataFrame:
+    """The tweets that a model of few positions can read; all of them for any but the smallest."""
+    frame = tweets()
+    encoded = model.tokenizer([f"{text}{DEFAULT_SUFFIX}" for text in frame["text"]], verbose=False)
+    fits = [len(ids) <= model.max_positions for ids in encoded["input_ids"]]
+    return frame if all(fits) else frame[fits].reset_index(drop=True)
 
 
 def _check_memory(name: str) -> None:
@@ -342,7 +350,8 @@ def summary_table(view: View) -> None:
     rows = view.summary.to_dict("records")
     shown = view.summary.assign(
         probe=[
-            f"{row['accuracy']:.1%} ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%})"
+            f"{row['accuracy']:.1%} ({row['accuracy_low']:.1%} to {row['accuracy_high']:.1%}) "
+            f"on {row['texts']:,}"
             for row in rows
         ],
         effect=[
@@ -363,7 +372,7 @@ def summary_table(view: View) -> None:
             "layers": "Layers",
             "tokens": "Tokens",
             "probe": st.column_config.TextColumn(
-                "Probe accuracy", help="Held out, with its 95% bootstrap interval."
+                "Probe accuracy", help="Held out, with its 95% interval, and on how many texts."
             ),
             "macro_f1": st.column_config.NumberColumn("Macro-F1", format="percent"),
             "positive": st.column_config.NumberColumn("P(positive), clean", format="%.2f"),
