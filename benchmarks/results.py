@@ -694,6 +694,55 @@ def _told_apart(found: dict[str, Any]) -> str:
     return ""
 
 
+def sweeps(found: dict[str, Any]) -> list[str]:
+    """Many tweets: throughput, the memory of an average, and being killed."""
+    lines = ["## Sweeps", "", machine_line(found), ""]
+    if "throughput" in found:
+        measured = found["throughput"]
+        alone = measured["seconds"]["one by one"]
+        lines += [
+            f"{measured['tweets']} tweets of {measured['tokens']:.0f} tokens on average, three "
+            "kinds, one noise sample, embedded model; the ways one after the other in one run "
+            f"(`python -m benchmarks.sweep --only throughput --tweets {measured['tweets']}`). One "
+            f"process is the way of one by one with two threads; {measured['processes']} processes "
+            "have one thread each. Two tokens of each role are less work for the same averages. "
+            f"Effects differ by at most {measured['largest_difference']:.0e} nats. Goal: a sweep "
+            "at least 1.3 times as fast as one by one.",
+            "",
+            *table(
+                ("way", "seconds a tweet", "times one by one"),
+                [
+                    (way, f"{seconds:.2f}", f"{alone / seconds:.2f}")
+                    for way, seconds in measured["seconds"].items()
+                ],
+            ),
+            "",
+        ]
+    if "memory" in found:
+        rows = [
+            (f"{each['tweets']:,}", f"{each['peak_kib'] / 1024:.0f}", f"{each['seconds']:.1f}")
+            for each in found["memory"]
+        ]
+        lines += [
+            "`core.average` over stored tweets of GPT-2's shape whose numbers are drawn, each in a "
+            "process of its own (`python -m benchmarks.sweep --only memory`).",
+            "",
+            *table(("stored tweets", "peak of the process, MiB", "seconds"), rows),
+            "",
+        ]
+    if "kill" in found:
+        killed = found["kill"]
+        equal = "equals" if killed["equal"] else "does not equal"
+        lines += [
+            f"A sweep of {killed['tweets']} tweets on the embedded model was killed with SIGKILL "
+            f"{len(killed['kills'])} times and resumed: {killed['done']} tweets done, and what it "
+            f"holds {equal} the undisturbed sweep bit for bit (`python -m benchmarks.sweep --only "
+            f"kill --tweets {killed['tweets']}`).",
+            "",
+        ]
+    return lines
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -710,6 +759,7 @@ def report() -> str:
     for name, section in (
         ("encode", encode),
         ("probes", probes),
+        ("sweep", sweeps),
         ("load", visitors),
         ("kernels", kernels),
         ("memory", memory),

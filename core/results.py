@@ -387,8 +387,12 @@ def read_proxy(proxy: Proxy, probe: Probe, reads: Array) -> Array:
     """
     if proxy in ("log_odds", "probability"):
         odds = reads[..., -1] if probe.reads == "states" else probe.log_odds(reads)
-        # The probability is 1 / (1 + exp(-odds)), without overflow.
-        return odds if proxy == "log_odds" else np.exp(-np.logaddexp(0.0, -odds))
+        if proxy == "log_odds":
+            return odds
+        with np.errstate(invalid="ignore"):  # NaN where a cell was left out
+            # The probability is 1 / (1 + exp(-odds)), without overflow.
+            probability: Array = np.exp(-np.logaddexp(0.0, -odds))
+        return probability
     good, bad = reads[..., 0], reads[..., len(probe.words_positive)]
     if proxy == "log_ratio":
         ratio: Array = good - bad
