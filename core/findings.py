@@ -46,9 +46,12 @@ UNDECIDED = math.log(4)
 """Nats; clean log-odds nearer to zero than this (P(positive) from 0.2 to 0.8) are no sentiment to
 locate."""
 
-KEPT = 0.4
-"""A corrupted run on the clean run's side with more than this share of its log-odds left has lost
-too little."""
+KEPT = 0.5
+"""A corrupted run on the clean run's side that may, by its 95% interval, have more than this share
+of the clean log-odds left has lost too little."""
+
+FEWEST = 3
+"""Noise samples from which on an interval is narrow enough to be judged by."""
 
 TOP = 10
 """Cells of each kind that two traces are compared by."""
@@ -137,8 +140,9 @@ def findings(result: TraceResult) -> Findings:
 
 def health_of(result: TraceResult) -> Health:
     """Whether the corruption took away a sentiment that was there."""
-    if result.distinguishable is None and _draws(result):
-        return Health(None, "One noise sample gives no interval yet, so nothing is said of sites.")
+    if result.samples_done < FEWEST and _draws(result):
+        few = "One noise sample gives" if result.samples_done == 1 else "Two noise samples give"
+        return Health(None, f"{few} no interval yet to judge by, so nothing is said of sites.")
     if result.distinguishable is False:
         low, high = result.total_effect - result.low_reach, result.total_effect + result.low_reach
         return Health(
@@ -161,6 +165,13 @@ def health_of(result: TraceResult) -> Health:
             False,
             f"The corrupted run still says {side}, with {much} the clean log-odds, so the cells "
             "say little: a stronger corruption is needed.",
+        )
+    most = kept + (odds.low_reach if odds.samples_done > 1 else 0.0) / abs(odds.high)
+    if most > KEPT:
+        return Health(
+            False,
+            f"Up to {most:.0%} of the clean log-odds may be left in the corrupted run (95% "
+            "interval), so the cells say little: more samples or a stronger corruption are needed.",
         )
     return Health(True, f"The corruption takes away {min(1 - kept, 1):.0%} of the clean log-odds.")
 

@@ -247,6 +247,17 @@ def test_a_corruption_that_leaves_most_in_place_trips_the_gate(high, low, ok):
         assert f"still says {side}" in found.sentence
 
 
+def test_a_corruption_that_may_leave_most_in_place_trips_the_gate():
+    low = -1.5 + 2.4 * (np.arange(SAMPLES) - 4.5) / 4.5  # 95% interval from -2.6
+    found = findings_of(make_result({}, low=low))
+    assert found.health.ok is False
+    assert "may be left" in found.sentence
+
+
+def test_two_noise_samples_are_too_few_to_judge_by():
+    assert findings_of(with_sites(samples=2)).health.ok is None
+
+
 def test_the_gate_is_the_same_for_every_proxy():
     result = with_sites(low=-3.0 + 0.01 * np.arange(SAMPLES))
     for proxy in ("log_odds", "probability"):
