@@ -561,6 +561,18 @@ def test_a_cell_shows_its_samples_words_neighbours_tokens_and_lens(kind):
     assert list(lens.columns) == ["Clean", "Corrupted"]
 
 
+@pytest.mark.parametrize(("kind", "what"), [("mlp", "edit"), ("hidden", "replace")])
+def test_a_cell_can_be_taken_to_the_interventions(kind, what):
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    page = with_cell(run_trace(page, "good day, bad hours"), (kind, 1, 2))
+    page.button("cell:intervene").click().run()
+    page.switch_page("pages/interventions.py").run()  # this harness does not follow by itself
+    assert not page.exception
+    assert page.text_area("tweet").value == "good day, bad hours"
+    assert page.session_state["intervention:what"] == what
+    assert page.session_state["cell"] == (kind, 1, 2)
+
+
 def test_the_numbers_of_a_cell_are_those_of_the_trace():
     page = run_trace(open_page(), "good day, bad hours", samples=3)
     result = result_of(page)

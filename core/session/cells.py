@@ -121,7 +121,26 @@ def panel(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
                 beside_layers.altair_chart(charts["Heads"], key="cell:heads")
         said = caption(result, cell)
         st.caption(session.plain(said))
-        downloads("cell", charts=charts, tables=tables, caption=said)
+        with st.container(horizontal=True, gap="small"):
+            downloads("cell", charts=charts, tables=tables, caption=said)
+            if st.button(
+                "Intervene here",
+                icon=":material/tune:",
+                key="cell:intervene",
+                on_click=_take_to_interventions,
+                args=(result, cell),
+                help="Go to the Interventions page with this tweet and this site: does changing it "
+                "change the sentiment?",
+            ):
+                st.switch_page("pages/interventions.py")
+
+
+def _take_to_interventions(result: TraceResult, cell: figures.Cell) -> None:
+    st.session_state.tweet = result.prompt.tweet
+    st.session_state.cell = cell
+    st.session_state["intervention:what"] = "edit" if cell[0] == "mlp" else "replace"
+    st.session_state["intervention:where"] = "cell"
+    st.session_state["intervention:linked"] = True  # the address speaks of the Trace page
 
 
 def _heading(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
