@@ -1,7 +1,7 @@
 # make run    set up once, then open the dashboard
 # make test   set up once, then run every test
 # make check  formatter, linter, types, tests
-# make bench  set up once, then measure speed and memory (more than an hour) into benchmarks/
+# make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
 # make screenshots  take the pictures of the documentation again
 
@@ -55,6 +55,7 @@ figures: setup
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/screenshots.py
+	PYTHONPATH=. $(BIN)/python tests/average_screenshots.py
 	PYTHONPATH=. $(BIN)/python tests/probe_screenshots.py
 
 format: $(VENV)/.dev-installed
@@ -66,6 +67,12 @@ bench: setup bench-peers
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.kernels $(filter --quick,$(BENCH_OPTIONS))
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.probes
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.trace $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.results
 
