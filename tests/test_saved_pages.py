@@ -18,6 +18,7 @@ import vl_convert
 from click.testing import CliRunner
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from tiny_held import make_tweets
 from tiny_models import save_folder
 
 from core import hub, session
@@ -154,6 +155,38 @@ def test_the_compare_page(saved):
     assert set(tables) == {"Models", "Sites", "Cells"}
     assert len(read_recipes(settings.encode())) == 2
     assert len(read_recipes(saved["compare difference"][3].encode())) == 2
+
+
+def test_the_average_page(saved):
+    open_page("average")  # opens with the numbers that come with SentiTrace
+    drawn = {name: chart for charts, *_ in saved.values() for name, chart in charts.items()}
+    assert set(drawn) == {"Roles by layers", "Effects by layer"}
+    for chart in drawn.values():
+        looked_at(chart, "Hidden state", "MLP", "Attention", "layer", "Last token")
+    assert all(caption for _, _, caption, _ in saved.values())
+    assert all(len(table) for _, tables, *_ in saved.values() for table in tables.values())
+
+
+def test_the_interventions_page(saved, own_home):
+    tweets = make_tweets()
+    neutral = ["waiting here for hours", "My flight for the day", "I am here and waiting"]
+    texts, ratings = [*tweets["text"], *neutral], [*(4.0 * tweets["label"] - 2.0), 0.1, 0.2, -0.1]
+    pd.DataFrame({"text": texts, "rating": ratings, "row": range(len(texts))}).to_parquet(
+        dataset_file("vader-tweets")
+    )
+    page = open_page("interventions")
+    page.text_area("tweet").set_value("My flight got cancelled, terrible service")
+    page.segmented_control("intervention:what").set_value("steer").run()
+    for key, value in (("controls", 1), ("texts", 5), ("samples", 2)):
+        page.slider(f"intervention:{key}").set_value(value)
+    page.button("intervene").click().run()
+    finish(page, "intervention")
+    assert not page.error
+    charts = {name: chart for held, *_ in saved.values() for name, chart in held.items()}
+    looked_at(charts["Trace before"], "cancelled", "terrible", "Hidden state", "layer")
+    looked_at(charts["Trace after"], "cancelled", "terrible", "Hidden state", "layer")
+    for name in ("How far the log-odds move", "How many texts change sides", "What it costs"):
+        looked_at(charts[name])
 
 
 def test_a_recipe_from_the_browser_gives_equal_numbers_on_the_command_line(saved, tmp_path):
