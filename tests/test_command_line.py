@@ -526,11 +526,11 @@ def test_ctrl_c_while_writing_leaves_the_old_file(
     out = tmp_path / "cells.csv"
     out.write_text("old")
 
-    def interrupted(self, path, **_options: object) -> None:
-        Path(path).write_text("half")
+    def interrupted(self: Path, _content: bytes) -> int:
+        self.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     result = run("trace", TWEET, "--model", folder, "--samples", 1, "--out", out)
     assert (result.exit_code, result.stderr) == (130, "Stopped.\n")
     assert out.read_text() == "old"
