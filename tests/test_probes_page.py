@@ -431,7 +431,7 @@ def test_in_a_browser_a_csv_is_uploaded_learned_from_and_a_wrong_tweet_traced(
         tweet = pd.read_csv(example)["text"][int(row)]
         page.locator(f".{name} button").click()
         expect(page.get_by_role("heading", name="Trace")).to_be_visible()
-        expect(page.get_by_label("Tweet")).to_have_value(tweet)
+        expect(page.get_by_label("Tweet", exact=True)).to_have_value(tweet)
         expect(page.get_by_text("Hidden state", exact=True)).to_be_visible(timeout=LONG)
         expect(page.get_by_text("Trained on 60 texts")).to_be_visible()
         expect(page.get_by_text("Traceback")).to_have_count(0)
