@@ -63,6 +63,16 @@ class Family:
     cache_argument: str = "past_key_values"
 
 
+_LLAMA = Family(
+    blocks="model.layers",
+    final_norm="model.norm",
+    attn="self_attn",
+    mlp="mlp",
+    heads_out="self_attn.o_proj",
+    mlp_out="mlp.down_proj",
+    rotary="model.rotary_emb",
+)
+
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         blocks="transformer.h",
@@ -73,15 +83,7 @@ FAMILIES: dict[str, Family] = {
         mlp_out="mlp.c_proj",
         position_table="transformer.wpe",
     ),
-    "llama": Family(
-        blocks="model.layers",
-        final_norm="model.norm",
-        attn="self_attn",
-        mlp="mlp",
-        heads_out="self_attn.o_proj",
-        mlp_out="mlp.down_proj",
-        rotary="model.rotary_emb",
-    ),
+    "llama": _LLAMA,
     "gpt_neox": Family(
         blocks="gpt_neox.layers",
         final_norm="gpt_neox.final_layer_norm",
@@ -92,24 +94,8 @@ FAMILIES: dict[str, Family] = {
         rotary="gpt_neox.rotary_emb",
         cache_argument="layer_past",
     ),
-    "qwen2": Family(
-        blocks="model.layers",
-        final_norm="model.norm",
-        attn="self_attn",
-        mlp="mlp",
-        heads_out="self_attn.o_proj",
-        mlp_out="mlp.down_proj",
-        rotary="model.rotary_emb",
-    ),
-    "gemma": Family(
-        blocks="model.layers",
-        final_norm="model.norm",
-        attn="self_attn",
-        mlp="mlp",
-        heads_out="self_attn.o_proj",
-        mlp_out="mlp.down_proj",
-        rotary="model.rotary_emb",
-    ),
+    "qwen2": _LLAMA,
+    "gemma": _LLAMA,
     "opt": Family(
         blocks="model.decoder.layers",
         final_norm="model.decoder.final_layer_norm",

@@ -31,7 +31,7 @@ def main() -> None:
 
 def compare_tweet() -> None:
     """One tweet traced on all models."""
-    text = ask_tweet()
+    text = session.tweet_choice("compare:example", height=68, help="The tweet of the Trace page.")
     entries = comparing.entries_choice()
     reads, settings = comparing.settings_choice()
     controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
@@ -76,32 +76,6 @@ def ask_view() -> tuple[compare_figures.Depth, bool]:
             help="Percent of its own total effect makes models whose probes differ comparable.",
         )
     return depth, bool(share)
-
-
-def ask_tweet() -> str:
-    """The tweet, the same as on the Trace page, typed or taken from the examples."""
-
-    def take_example() -> None:
-        if st.session_state["compare:example"]:
-            chosen = st.session_state["compare:example"]
-            st.session_state.tweet = session.example_tweets()[chosen]
-
-    text = st.text_area(
-        "Tweet",
-        key="tweet",
-        height=68,
-        placeholder="Type or paste a tweet",
-        persist_state="session",
-    )
-    st.pills(
-        "Or take an example",
-        list(session.example_tweets()),
-        key="compare:example",
-        on_change=take_example,
-        label_visibility="collapsed",
-        wrap=False,
-    )
-    return text
 
 
 def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:

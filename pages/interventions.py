@@ -18,7 +18,10 @@ def main() -> None:
         model = session.model_choice()
         probe = probing.probe_choice(model)
     with left:
-        text = intervening.ask_tweet()
+        text = session.tweet_choice(
+            "intervention:example",
+            help="The tweet of the Trace page; what is typed here stands there too.",
+        )
         plan = intervening.plan_choice(model, text)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:

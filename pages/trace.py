@@ -20,7 +20,9 @@ def main() -> None:
         model = session.model_choice()
         probe = probing.probe_choice(model)
     with left:
-        text = ask_tweet()
+        text = session.tweet_choice(
+            "example", help="What is traced; it stays on the machine that runs SentiTrace."
+        )
         asked = tracing.span_choice(model, text)
         settings = tracing.settings_choice(asked)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
@@ -59,33 +61,6 @@ def main() -> None:
         show_result(shown.partial)
     else:
         show_invitation()
-
-
-def ask_tweet() -> str:
-    """The tweet, typed or taken from the examples."""
-
-    def take_example() -> None:
-        if st.session_state.example:
-            st.session_state.tweet = session.example_tweets()[st.session_state.example]
-
-    text = st.text_area(
-        "Tweet",
-        key="tweet",
-        height=92,
-        placeholder="Type or paste a tweet",
-        persist_state="session",
-        help="Whatever is traced; nothing leaves this machine.",
-    )
-    st.pills(
-        "Or take an example",
-        list(session.example_tweets()),
-        key="example",
-        on_change=take_example,
-        label_visibility="collapsed",
-        wrap=False,
-        help="Fills the field above with one of ten tweets.",
-    )
-    return text
 
 
 def show_example() -> None:

@@ -172,6 +172,12 @@ def status_line(progress: Progress) -> str:
     ]
 
 
+def loaded_for(current: Job, name: str) -> Model:
+    """A model, while the job says that it is being loaded."""
+    current.report(0.0, "Loading the model")
+    return model(name, _progress=lambda done, total: current.report(done / max(total, 1)))
+
+
 # --- widgets -------------------------------------------------------------------------------------
 
 
@@ -214,6 +220,33 @@ def heading(title: str, sentence: str) -> None:
 def coming() -> None:
     """Say that a page is not built yet."""
     st.caption("This page is not built yet.")
+
+
+def tweet_choice(example_key: str, *, height: int = 92, help: str | None = None) -> str:
+    """The tweet, the same on every page, typed or taken from the examples."""
+
+    def take_example() -> None:
+        if chosen := st.session_state[example_key]:
+            st.session_state.tweet = example_tweets()[chosen]
+
+    text = st.text_area(
+        "Tweet",
+        key="tweet",
+        height=height,
+        placeholder="Type or paste a tweet",
+        persist_state="session",
+        help=help,
+    )
+    st.pills(
+        "Or take an example",
+        list(example_tweets()),
+        key=example_key,
+        on_change=take_example,
+        label_visibility="collapsed",
+        wrap=False,
+        help="Fills the field above with one of ten tweets.",
+    )
+    return text
 
 
 def model_choice() -> str:

@@ -18,7 +18,7 @@ from core.models import Contribution, Model, availability
 from core.results import Corruption, Direction, TraceResult, TraceSettings
 from core.session.cells import layer_line, with_reach
 from core.session.saving import downloads
-from core.session.tracing import HOW, heatmaps, loaded_for
+from core.session.tracing import HOW, heatmaps
 from core.trace import total_effects, trace_progressively, word_effects
 
 if TYPE_CHECKING:
@@ -398,7 +398,7 @@ def _settings_of(name: str, result: TraceResult) -> TraceSettings | None:
 
 def _work(answering: Answering, result: TraceResult, settings: TraceSettings) -> Work:
     def work(job: Job) -> Iterator[Step]:
-        loaded = loaded_for(job, result.model_name)
+        loaded = session.loaded_for(job, result.model_name)
         job.report(0.0, "Asking the model")
         yield from answering(job, loaded, result, settings)
 

@@ -21,8 +21,8 @@ from core.models import REGISTRY
 from core.probes import Probe, key_of
 from core.results import PROXIES
 from core.roles import Scheme
-from core.session import ASSETS, follow, job, model, plain, start, theme, tweets
-from core.session.probing import _of_tweets
+from core.session import ASSETS, follow, job, loaded_for, plain, start, theme, tweets
+from core.session.probing import of_tweets
 from core.session.saving import downloads
 from core.session.sweeping import shown_count, title_of
 from core.studies import Options, Study, keep_ablation, kept_ablation, load, study
@@ -483,7 +483,7 @@ def _trace_settings(found: Study, store: Store | None) -> tuple[str, str, dict[s
 
 
 def _probe_name(probe: Probe) -> str:
-    return _of_tweets(probe) or key_of(probe)
+    return of_tweets(probe) or key_of(probe)
 
 
 def _texts(found: Study, store: Store | None) -> dict[int, str]:
@@ -791,9 +791,7 @@ def silencing(store: Store) -> Work:
     def work(job: Job) -> Iterator[Step]:
         from core.punctuation import ablation
 
-        job.report(0.0, "Loading the model")
-        name = str(store.manifest["origin"]["model"])
-        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
+        loaded = loaded_for(job, str(store.manifest["origin"]["model"]))
         sweep.check_model(loaded, store.model)
         plan = store.tweets
         texts = plan.loc[plan["tokens"] > 0].sort_values("number")["text"].tolist()

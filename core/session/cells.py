@@ -16,7 +16,6 @@ from core.jobs import Job, Step, Work
 from core.models import availability
 from core.results import TraceResult
 from core.session.saving import downloads
-from core.session.tracing import loaded_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -296,7 +295,7 @@ def looking(result: TraceResult, cell: figures.Cell) -> Work:
     """The work of one look at a cell."""
 
     def work(job: Job) -> Iterator[Step]:
-        loaded = loaded_for(job, result.model_name)
+        loaded = session.loaded_for(job, result.model_name)
         job.report(0.0, "Looking at the cell")
         kind, layer, position = cell
         yield (

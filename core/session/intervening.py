@@ -14,13 +14,13 @@ from core.interventions import Outcome, Plan, Sweep, What, carry_out
 from core.jobs import Job, Step, Work
 from core.judging import NEUTRAL, HeldOut, hold_out
 from core.limits import limits
-from core.models import availability
-from core.probes import Features, Probe, key_of, probe_for
-from core.prompts import Prompt, build_prompt
+from core.probes import Features, Probe, key_of
+from core.prompts import build_prompt
 from core.runs import KINDS
-from core.session import TWEETS, example_tweets, model, plain, theme, tweets
+from core.session import TWEETS, loaded_for, plain, theme, tweets
+from core.session.probing import trained_for
 from core.session.saving import downloads
-from core.session.tracing import heatmaps, loaded_for
+from core.session.tracing import heatmaps, prompt_of
 
 if TYPE_CHECKING:
     from core.models import Model
@@ -76,7 +76,6 @@ def intervening(asked: Asked) -> Work:
         loaded = loaded_for(job, asked.name)
         prompt = build_prompt(loaded, asked.plan.text)
         limits().check_trace(len(prompt), asked.plan.samples)
-        job.report(0.0, "Splitting the tweets, and fitting the probe on four fifths")
         held = _held_out(job, loaded, asked)
         job.report(0.0, "Intervening")
         yield from carry_out(loaded, held, asked.plan, keep=True, progress=job.report)
@@ -85,12 +84,13 @@ def intervening(asked: Asked) -> Work:
 
 
 def _held_out(job: Job, loaded: Model, asked: Asked) -> HeldOut:
-    def show(done: int, total: int) -> None:
-        job.report(done / max(1, total))
+    probe = trained_for(job, loaded, asked.reads)
 
-    probe = asked.reads
-    if not isinstance(probe, Probe):
-        probe = probe_for(loaded, tweets(), features=probe, dataset=TWEETS, progress=show)
+    def show(done: int, total: int) -> None:
+        job.report(
+            done / max(1, total), "Splitting the tweets, and fitting the probe on four fifths"
+        )
+
     return _split(loaded.identity, key_of(probe), _model=loaded, _probe=probe, _show=show)
 
 
@@ -121,32 +121,6 @@ def follow_link() -> None:
         st.session_state["intervention:where"] = "cell"
         if link["kind"] != "mlp":
             st.session_state["intervention:what"] = "replace"
-
-
-def ask_tweet() -> str:
-    """The tweet: the one of the Trace page, typed, or taken from the examples."""
-
-    def take() -> None:
-        if st.session_state["intervention:example"]:
-            st.session_state.tweet = example_tweets()[st.session_state["intervention:example"]]
-
-    text = st.text_area(
-        "Tweet",
-        key="tweet",
-        height=92,
-        placeholder="Type or paste a tweet",
-        persist_state="session",
-        help="The tweet of the Trace page; what is typed here stands there too.",
-    )
-    st.pills(
-        "Or take an example",
-        list(example_tweets()),
-        key="intervention:example",
-        on_change=take,
-        label_visibility="collapsed",
-        wrap=False,
-    )
-    return text
 
 
 def plan_choice(name: str, text: str) -> Plan | None:
@@ -200,7 +174,7 @@ def _site_choice(name: str, text: str, kinds: tuple[str, ...]) -> dict[str, Any]
         return {"layer": cell[1], "position": cell[2]}
     if where == "trace":
         return {}
-    prompt = _prompt_of(name, text)
+    prompt = prompt_of(name, text)
     first, second = st.columns(2)
     layer = first.number_input("Layer", 0, 199, 0, key="intervention:layer")
     if prompt is None:
@@ -213,18 +187,6 @@ def _site_choice(name: str, text: str, kinds: tuple[str, ...]) -> dict[str, Any]
         key=f"intervention:token:{text}",
     )
     return {"layer": layer, "position": position}
-
-
-def _prompt_of(name: str, text: str) -> Prompt | None:
-    if availability(name) == "to be downloaded":
-        st.caption("This model's tokens are known once it is on this disk.")
-        return None
-    try:
-        with st.spinner("Reading the tweet as the model does"):
-            return build_prompt(model(name), text)
-    except ValueError as mistake:
-        st.caption(plain(str(mistake)))
-        return None
 
 
 def _sites_choice(name: str, text: str) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from core.probes import (
     kept_folder,
     kept_probes,
     key_of,
+    probe_for,
     train_probe,
     with_layers,
 )
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
-from core.session import TWEETS, job, model, plain, tweets
+from core.session import TWEETS, job, loaded_for, plain, tweets
 from core.session.labelled import Data
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Work:
 
             return encoded
 
-        job.report(0.0, "Loading the model")
-        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
+        loaded = loaded_for(job, name)
         frame, said = data.frame, ""
         if data.read is not None:
             job.report(0.0, "Reading the texts as the model does")
@@ -155,7 +155,7 @@ def probe_choice(name: str) -> Features | Probe:
     sentiment can be chosen before there are any, by their features: a run then trains them.
     """
     trainable: list[Features] = ["logit_pair", "probabilities"]
-    kept = {key: probe for key, probe in probes_of(name).items() if _of_tweets(probe) is None}
+    kept = {key: probe for key, probe in probes_of(name).items() if of_tweets(probe) is None}
     names = {features: FEATURES[features] for features in trainable} | probe_names(kept)
     chosen = st.selectbox(
         "Probe reads",
@@ -185,17 +185,31 @@ def accuracy_line(probe: Probe) -> str:
     )
 
 
+def trained_for(job: Job, loaded: Model, reads: Features | Probe) -> Probe:
+    """The probe that is asked for, trained on the tweets the first time, while the job says so."""
+    if isinstance(reads, Probe):
+        return reads
+    job.report(0.0, "Training the probe, once for this model")
+    return probe_for(
+        loaded,
+        tweets(),
+        features=reads,
+        dataset=TWEETS,
+        progress=lambda done, total: job.report(done / total),
+    )
+
+
 def open_trace(key: str, probe: Probe, text: str) -> None:
     """Go to the Trace page and trace a text there, read by a kept probe of the chosen model."""
     st.session_state.tweet = text
-    st.session_state.features = _of_tweets(probe) or key
+    st.session_state.features = of_tweets(probe) or key
     st.session_state.asked = True
     st.switch_page("pages/trace.py")
 
 
 def choice_of(probe: Probe) -> str:
     """What `probe_choice` calls a probe: its features, or its key."""
-    return _of_tweets(probe) or key_of(probe)
+    return of_tweets(probe) or key_of(probe)
 
 
 def asked_elsewhere() -> bool:
@@ -323,9 +337,7 @@ def mistake_line(row: int, label: int, log_odds: float) -> str:
 
 def kept_probe(name: str, features: Features) -> Probe | None:
     """The probe that a run would use, if it is trained already; the model is not loaded."""
-    return next(
-        (probe for probe in probes_of(name).values() if _of_tweets(probe) == features), None
-    )
+    return next((probe for probe in probes_of(name).values() if of_tweets(probe) == features), None)
 
 
 def probes_of(name: str) -> dict[str, Probe]:
@@ -364,7 +376,7 @@ def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
     return names
 
 
-def _of_tweets(probe: Probe) -> Features | None:
+def of_tweets(probe: Probe) -> Features | None:
     """The features of a probe that a run of the Trace page would train by itself."""
     default = (DEFAULT_SUFFIX, *((word,) for word in DEFAULT_WORDS))
     by_itself = (

@@ -22,12 +22,13 @@ from core.figures import KINDS
 from core.jobs import Job, Step, Work
 from core.limits import limits
 from core.models import REGISTRY
-from core.probes import Features, Probe, probe_for
+from core.probes import Features, Probe
 from core.results import CORRUPTIONS, Corruption, Direction, TraceSettings
 from core.roles import TWEET
 from core.runs import Kind
-from core.session import TWEETS, model, plain, tweets
+from core.session import loaded_for, plain
 from core.session.labelled import Data
+from core.session.probing import trained_for
 from core.sweep import Selection, Status, Store
 
 if TYPE_CHECKING:
@@ -230,19 +231,8 @@ def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> W
     def work(job: Job) -> Iterator[Step]:
         if data.read is not None:  # a sweep keeps its texts, and all visitors see all sweeps
             limits().check_owner("A sweep over a file of one's own")
-        job.report(0.0, "Loading the model")
-        loaded = model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
-        if isinstance(reads, Probe):
-            probe = reads
-        else:
-            job.report(0.0, "Training the probe, once for this model")
-            probe = probe_for(
-                loaded,
-                tweets(),
-                features=reads,
-                dataset=TWEETS,
-                progress=lambda done, total: job.report(done / total),
-            )
+        loaded = loaded_for(job, name)
+        probe = trained_for(job, loaded, reads)
         job.report(0.0, "Choosing the tweets")
         store = sweep.create(
             loaded,

@@ -17,13 +17,13 @@ from core.counterfactuals import propose
 from core.findings import by_words, cells
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import REGISTRY, Model, availability, default_model
-from core.probes import Features, Probe, probe_for
+from core.models import REGISTRY, availability, default_model
+from core.probes import Features, Probe
 from core.prompts import Prompt, build_prompt
 from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
 from core.runs import KINDS, Kind
-from core.session import TWEETS, model, plain, theme, tweets
-from core.session.probing import choice_of, probes_of
+from core.session import loaded_for, model, plain, theme
+from core.session.probing import choice_of, probes_of, trained_for
 from core.trace import trace_progressively
 
 if TYPE_CHECKING:
@@ -62,17 +62,7 @@ def tracing(name: str, reads: Features | Probe, text: str, settings: TraceSettin
         loaded = loaded_for(job, name)
         # A tweet that cannot be read, or is too much, is refused before any training.
         limits().check_trace(len(build_prompt(loaded, text)), settings.samples)
-        if isinstance(reads, Probe):
-            probe = reads
-        else:
-            job.report(0.0, "Training the probe, once for this model")
-            probe = probe_for(
-                loaded,
-                tweets(),
-                features=reads,
-                dataset=TWEETS,
-                progress=lambda done, total: job.report(done / total),
-            )
+        probe = trained_for(job, loaded, reads)
         job.report(0.0, "Tracing")
         for result in trace_progressively(
             loaded, probe, text, settings, keep=True, progress=job.report
@@ -80,12 +70,6 @@ def tracing(name: str, reads: Features | Probe, text: str, settings: TraceSettin
             yield result.samples_done / result.samples_wanted, result
 
     return work
-
-
-def loaded_for(job: Job, name: str) -> Model:
-    """The model, while the job says that it is being loaded."""
-    job.report(0.0, "Loading the model")
-    return model(name, _progress=lambda done, total: job.report(done / max(total, 1)))
 
 
 # --- what is asked -------------------------------------------------------------------------------
@@ -119,7 +103,7 @@ def span_choice(name: str, text: str) -> TraceSettings | None:
     settings = TraceSettings(corruption=how) if how != "counterfactual" else TraceSettings()
     if part == "tweet" and how != "counterfactual":
         return settings
-    prompt = _prompt_of(name, text)
+    prompt = prompt_of(name, text)
     if prompt is None:
         return None
     if how == "counterfactual":
@@ -180,7 +164,7 @@ def settings_choice(asked: TraceSettings | None) -> TraceSettings | None:
     return replace(asked, samples=samples, noise_scale=noise_scale, seed=seed, window=window)
 
 
-def _prompt_of(name: str, text: str) -> Prompt | None:
+def prompt_of(name: str, text: str) -> Prompt | None:
     """The tweet as the model reads it, if the model is there to say so."""
     if not text.strip():
         st.caption("Type a tweet first; its words then stand here to be chosen.")
