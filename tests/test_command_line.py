@@ -505,6 +505,8 @@ def test_ctrl_c_ends_cleanly(data: Path, folder: Path, tmp_path: Path) -> None:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Tests that run in the background inherit a Ctrl-C that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     seen, deadline = b"", time.monotonic() + 120

@@ -13,9 +13,11 @@ from core.commands.shared import (
     FIGURES,
     TABLES,
     check_out,
+    out_option,
     print_table,
     progress_bar,
     progress_option,
+    proxy_option,
     without_nan,
     writing,
 )
@@ -46,13 +48,7 @@ LABELS = {"positive": 1, "negative": 0}
     help="How the 95% intervals over tweets are made.",
 )
 @click.option("--normalised", is_flag=True, help="As shares of the total effect.")
-@click.option(
-    "--proxy",
-    type=click.Choice(["log_odds", "probability", "log_ratio", "good", "bad"]),
-    default="log_odds",
-    show_default=True,
-    help="The number whose change is the effect.",
-)
+@proxy_option
 @click.option(
     "--towards",
     type=click.Choice(["prediction", "label", "positive"]),
@@ -63,15 +59,7 @@ LABELS = {"positive": 1, "negative": 0}
 @click.option("--label", type=click.Choice(list(LABELS)), help="Tweets of one sentiment alone.")
 @click.option("--shortest", type=int, default=1, show_default=True, help="In tokens of the tweet.")
 @click.option("--longest", type=int, help="In tokens of the tweet.")
-@click.option(
-    "--out",
-    "outs",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the figure (.png .svg .pdf .html) or the table (.csv .parquet .json); may be given "
-    "several times.",
-)
+@out_option("")
 @click.option(
     "--summary",
     type=click.Path(path_type=Path),

@@ -14,6 +14,7 @@ from core.commands.shared import (
     check_out,
     model_options,
     open_model,
+    probe_of,
     progress_bar,
     progress_option,
     writing,
@@ -186,21 +187,13 @@ def figures(
     """
     from core.datasets import load_dataset
     from core.export import export_table
-    from core.probes import probe_for
     from core.recipes import Recipe
     from core.results import TraceSettings
     from core.trace import trace
 
     settings = TraceSettings(samples=samples)
     model = open_model(name, device, dtype, progress)
-    with progress_bar("Training the probe, once for this model", progress) as show:
-        probe = probe_for(
-            model,
-            load_dataset(DEFAULT_DATA),
-            features="probabilities",
-            dataset=DEFAULT_DATA,
-            progress=lambda done, total: show(done / total),
-        )
+    probe = probe_of(model, DEFAULT_DATA, load_dataset(DEFAULT_DATA), "probabilities", progress)
     with progress_bar(f"Tracing on {model.name}", progress) as show:
         result = trace(model, probe, text, settings, keep=True, progress=show)
     recipe = Recipe.of(result, precision=dtype)

@@ -19,6 +19,7 @@ from core.commands.shared import (
     model_options,
     one_line,
     open_model,
+    out_option,
     print_table,
     progress_bar,
     progress_option,
@@ -69,15 +70,7 @@ def _options(command: Command) -> Command:
                 help="Settings that the page or --save-settings wrote; other options come before.",
             ),
             click.option("--save-settings", type=click.Path(path_type=Path), metavar="FILE.json"),
-            click.option(
-                "--out",
-                "outs",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="Write the figure (.png .svg .pdf .html) or the table (.csv .parquet "
-                ".json) of what was judged; may be given several times.",
-            ),
+            out_option(" of what was judged"),
             click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
             progress_option,
         )

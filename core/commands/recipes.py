@@ -13,6 +13,7 @@ from core.commands.shared import (
     TABLES,
     check_out,
     one_line,
+    out_option,
     plus_minus,
     progress_bar,
     progress_option,
@@ -26,15 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option(
-    "--out",
-    "outs",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the figure (.png .svg .pdf .html) or the table of all cells (.csv .parquet "
-    ".json); may be given several times.",
-)
+@out_option(" of all cells")
 @click.option(
     "--model",
     "name",

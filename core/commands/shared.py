@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from core.models import Model
-    from core.probes import Words
+    from core.probes import Features, Probe, Words
     from core.results import TraceResult
 
 DEFAULT_DATA = "vader-tweets"
@@ -100,6 +102,28 @@ def probe_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+proxy_option = click.option(
+    "--proxy",
+    type=click.Choice(["log_odds", "probability", "log_ratio", "good", "bad"]),
+    default="log_odds",
+    show_default=True,
+    help="The number whose change is the effect.",
+)
+
+
+def out_option(table: str) -> Callable[[Command], Command]:
+    """Where figure and table go; `table` says which table."""
+    return click.option(
+        "--out",
+        "outs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"Write the figure (.png .svg .pdf .html) or the table{table} (.csv .parquet .json); "
+        "may be given several times.",
+    )
 
 
 progress_option = click.option(
@@ -193,6 +217,31 @@ def open_model(name: str | None, device: str | None, dtype: str, progress: bool 
             device=device,
             dtype=dtype,
             progress=lambda done, total: show(done / max(total, 1)),
+        )
+
+
+def probe_of(
+    model: Model,
+    data: str,
+    frame: pd.DataFrame,
+    features: Features,
+    progress: bool | None,
+    *,
+    suffix: str | None = None,
+    words: Words | None = None,
+) -> Probe:
+    """The kept probe of a model on these texts, trained the first time."""
+    from core.probes import probe_for
+
+    with progress_bar(f"Training a probe on {data}, once for this model", progress) as show:
+        return probe_for(
+            model,
+            frame,
+            features=features,
+            suffix=suffix_or_default(suffix),
+            words=words,
+            dataset=data,
+            progress=lambda done, total: show(done / total),
         )
 
 

@@ -14,6 +14,7 @@ from core.commands.shared import (
     one_line,
     open_model,
     print_table,
+    probe_of,
     progress_bar,
     progress_option,
 )
@@ -224,18 +225,11 @@ def _model_of(store: Store, device: str | None, progress: bool | None) -> Model:
 def _probe(
     model: Model, file: Path | None, data: str, features: Features, progress: bool | None
 ) -> Probe:
-    from core.probes import Probe, probe_for
+    from core.probes import Probe
 
     if file is not None:
         return Probe.load(file)
-    with progress_bar(f"Training a probe on {data}, once for this model", progress) as show:
-        return probe_for(
-            model,
-            _tweets(data),
-            features=features,
-            dataset=data,
-            progress=lambda done, total: show(done / total),
-        )
+    return probe_of(model, data, _tweets(data), features, progress)
 
 
 def _tweets(data: str, rows: int | None = None) -> pd.DataFrame:

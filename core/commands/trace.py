@@ -18,11 +18,14 @@ from core.commands.shared import (
     model_options,
     one_line,
     open_model,
+    out_option,
     plus_minus,
     print_table,
+    probe_of,
     probe_options,
     progress_bar,
     progress_option,
+    proxy_option,
     save_traces,
     suffix_or_default,
     without_nan,
@@ -114,22 +117,8 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
     "stay corrupted.",
 )
 @click.option("--every", default=1, show_default=True, help="Trace every n-th layer only.")
-@click.option(
-    "--proxy",
-    type=click.Choice(["log_odds", "probability", "log_ratio", "good", "bad"]),
-    default="log_odds",
-    show_default=True,
-    help="The number whose change is the effect.",
-)
-@click.option(
-    "--out",
-    "outs",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the figure (.png .svg .pdf .html) or the table of all cells (.csv .parquet "
-    ".json); may be given several times.",
-)
+@proxy_option
+@out_option(" of all cells")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, all cells, as JSON.")
 @progress_option
 def trace(
@@ -171,7 +160,7 @@ def trace(
         check_out(out, (*FIGURES, *TABLES))
     from core.datasets import load_dataset
     from core.models import load_model
-    from core.probes import Probe, probe_for
+    from core.probes import Probe
     from core.prompts import build_prompt, resolve_span
     from core.results import TraceSettings
     from core.trace import trace_progressively
@@ -203,16 +192,15 @@ def trace(
     resolve_span(prompt, settings.corrupt)
     if given is None:
         data = data or DEFAULT_DATA
-        with progress_bar(f"Training a probe on {data}, once for this model", progress) as show:
-            given = probe_for(
-                model,
-                load_dataset(data),
-                features=features or "logit_pair",
-                suffix=suffix_or_default(suffix),
-                words=words_or_default(good, bad),
-                dataset=data,
-                progress=lambda done, total: show(done / total),
-            )
+        given = probe_of(
+            model,
+            data,
+            load_dataset(data),
+            features or "logit_pair",
+            progress,
+            suffix=suffix,
+            words=words_or_default(good, bad),
+        )
     if untrained:
         model = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
     with progress_bar(f"Tracing {len(prompt)} tokens x {model.layers} layers", progress) as show:
