@@ -11,7 +11,6 @@ panels, title and caption together for a file.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +20,23 @@ from core.average_findings import RULE, judged
 from core.figures import (
     AS_WIDE_AS_ITS_PLACE,
     FADED,
+    FAINT,
     INK,
     KINDS,
     MARKS,
-    NARROW,
     RAMP,
     Labels,
     Theme,
+    framed,
     layer_ticks,
     literal,
+    row_axis,
     scale_bar,
     scale_end,
 )
 from core.trace_figures import BLUE, ORANGE
+
+ROLE_LIMIT = 190  # pixels of a role's name beside a panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +47,6 @@ ROW = 23  # pixels per role
 LINES = 230  # pixels of a line panel's height
 BAR = 25  # pixels per bar of a histogram
 COMPARED = ("blue", "orange", "grey")
-FAINT: dict[Theme, str] = {"light": "#57606a", "dark": "#9aa4af"}
-PAPER: dict[Theme, str] = {"light": "#ffffff", "dark": "#14181d"}
 
 COLOURS: dict[str, tuple[str, str]] = {
     # Role -> on light and on dark; told apart by people who see no red or green too.
@@ -123,7 +124,7 @@ def heatmap(
     shown = cells.assign(place=cells["role"].map({r: i for i, r in enumerate(roles)}), state=state)
     layers = sorted(shown["layer"].unique().tolist())
     x = alt.X("layer:O").axis(**_layer_axis(layers))
-    y = alt.Y("place:O").axis(_role_axis(named, labels))
+    y = alt.Y("place:O").axis(row_axis(named, labels, limit=ROLE_LIMIT))
     base = alt.Chart(_values(shown[_COLUMNS])).transform_calculate(
         role=f"({literal(named)})[datum.place]",
         told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : "
@@ -200,7 +201,7 @@ def heatmap_figure(
         scale_bar(end, unit, theme=theme, width=280),
         spacing=16,
     )
-    return _figure(whole, title, caption, theme, panel_width * len(kinds) + 200)
+    return framed(whole, title, caption, width=panel_width * len(kinds) + 200, theme=theme)
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ def line_figure(
 ) -> alt.VConcatChart:
     """Panels with a width of their own beside each other, with title and caption, for a file."""
     whole = alt.vconcat(alt.hconcat(*panels, spacing=22))
-    return _figure(whole, title, caption, theme, width * len(panels))
+    return framed(whole, title, caption, width=width * len(panels), theme=theme)
 
 
 # --- peaks ---------------------------------------------------------------------------------------
@@ -720,42 +721,6 @@ def _placed(chart: alt.LayerChart, width: int | None) -> alt.LayerChart:
 _NO_FRAME = alt.ViewBackground(stroke=None)
 
 
-def _figure(
-    whole: alt.VConcatChart, title: str, caption: str, theme: Theme, width: int
-) -> alt.VConcatChart:
-    ink, faint = INK[theme], FAINT[theme]
-    figure: alt.VConcatChart = whole.properties(padding=16, background=PAPER[theme])
-    if title or caption:
-        figure = figure.properties(
-            title=alt.TitleParams(
-                textwrap.wrap(title, width // 8) or [""],
-                subtitle=textwrap.wrap(caption, width // 6),
-                anchor="start",
-                fontSize=15,
-                subtitleFontSize=11,
-                subtitlePadding=6,
-                offset=14,
-                color=ink,
-                subtitleColor=faint,
-            )
-        )
-    figure = (
-        figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
-        .configure_axis(
-            labelColor=ink,
-            titleColor=faint,
-            titleFontWeight="normal",
-            gridColor="rgba(128, 128, 128, 0.25)",
-            domainColor=MARKS,
-            tickColor=MARKS,
-        )
-        .configure_legend(labelColor=ink)
-        .configure_title(color=ink, fontWeight=600)
-        .configure_view(stroke=None)
-    )
-    return figure
-
-
 def _title(text: str) -> alt.TitleParams:
     return alt.TitleParams(text, anchor="start", frame="group", fontSize=13, offset=6)
 
@@ -799,38 +764,6 @@ def _layer_axis(layers: list[int]) -> dict[str, Any]:
         "labelPadding": 4,
         "orient": "bottom",
     }
-
-
-def _role_axis(named: Mapping[int, str], labels: Labels) -> alt.Axis | None:
-    if labels == "never":
-        return None
-    label = f"({literal(named)})[datum.value]"
-    extent: dict[str, Any] = {}
-    if labels == "narrow":
-        # The mention of width makes Vega ask again whenever the chart is resized.
-        label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
-    else:
-        reach = label_width(named.values())
-        extent = {"minExtent": reach, "maxExtent": reach}
-    return alt.Axis(
-        title=None,
-        labelExpr=label,
-        labelLimit=190,
-        labelOverlap=False,
-        labelFlush=False,
-        labelBound=False,
-        labelPadding=6,
-        labelFontSize=12,
-        grid=False,
-        ticks=False,
-        domain=False,
-        **extent,
-    )
-
-
-def label_width(names: Any) -> int:
-    """Pixels that the role labels beside a panel take, about."""
-    return min(190, round(6.3 * max(map(len, names), default=1))) + 10
 
 
 def _values(frame: pd.DataFrame) -> alt.InlineData:

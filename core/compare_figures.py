@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,18 +17,18 @@ import altair as alt
 from core.figures import (
     AS_WIDE_AS_ITS_PLACE,
     FADED,
+    FAINT,
     GREY,
-    INK,
     KINDS,
-    LABEL_LIMIT,
     MARKS,
-    NARROW,
     RAMP,
     ROW,
     TALL,
     TIGHT_ROW,
     Labels,
     Theme,
+    framed,
+    row_axis,
     scale_bar,
     scale_end,
 )
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 Depth = Literal["layer", "relative"]
 SHARE_UNIT = "% of the total effect"
-FAINT: dict[Theme, str] = {"light": "#57606a", "dark": "#9aa4af"}
 
 
 def shared_end(frame: pd.DataFrame, nothing: Collection[str] = ()) -> float:
@@ -83,7 +81,7 @@ def panel(
     cells = frame[(frame["trace"] == trace) & (frame["kind"] == kind)]
     if cells.empty:
         raise ValueError(f"The trace {trace!r} has no cells of the kind {kind!r}.")
-    rows = _rows(frame)
+    rows = row_labels(frame)
     relative = depth == "relative"
     colours = GREY if grey else RAMP[theme]
     axis: dict[str, Any] = {
@@ -110,7 +108,7 @@ def panel(
             labelExpr="datum.value - 0.5",
             **axis,
         )
-    y = alt.Y("position:O").axis(_row_axis(rows, labels))
+    y = alt.Y("position:O").axis(row_axis(dict(enumerate(rows)), labels))
     base = alt.Chart(_values(cells, relative)).transform_calculate(
         token=f"({json.dumps(rows)})[datum.position]",
         certainty="isValid(datum.lower) ? format(datum.lower, '+.3~g') + ' to ' + "
@@ -207,29 +205,8 @@ def panels(
         rows.append(alt.hconcat(*row, spacing=18))
     figure: alt.VConcatChart = alt.vconcat(
         *rows, scale_bar(end, unit, theme=theme, width=280), spacing=18
-    ).properties(padding=16, background="#ffffff" if theme == "light" else "#14181d")
-    whole = width * len(layers) + 110
-    if title or caption:
-        figure = figure.properties(
-            title=alt.TitleParams(
-                textwrap.wrap(title or "", whole // 8)[:3] or [""],
-                subtitle=textwrap.wrap(caption or "", whole // 6)[:8],
-                anchor="start",
-                fontSize=15,
-                subtitleFontSize=11,
-                subtitlePadding=6,
-                offset=14,
-                color=INK[theme],
-                subtitleColor=FAINT[theme],
-            )
-        )
-    figure = (
-        figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
-        .configure_axis(labelColor=INK[theme], titleColor=FAINT[theme])
-        .configure_title(color=INK[theme], fontWeight=600)
-        .configure_view(stroke=None)
     )
-    return figure
+    return framed(figure, title, caption, width=width * len(layers) + 110, theme=theme)
 
 
 def sites_chart(
@@ -296,7 +273,7 @@ def _has(frame: pd.DataFrame, trace: str, kind: str) -> bool:
     return bool(((frame["trace"] == trace) & (frame["kind"] == kind)).any())
 
 
-def _rows(frame: pd.DataFrame) -> list[str]:
+def row_labels(frame: pd.DataFrame) -> list[str]:
     """Labels of the rows, a star behind those that are corrupted in any trace."""
     marked = frame.groupby("position", sort=True).agg(
         token=("token", "first"), corrupted=("corrupted", "any")
@@ -305,45 +282,6 @@ def _rows(frame: pd.DataFrame) -> list[str]:
         f"{' '.join(str(token).split()) or token}{' *' if corrupted else ''}"
         for token, corrupted in zip(marked["token"], marked["corrupted"], strict=True)
     ]
-
-
-def _row_axis(rows: Sequence[str], labels: Labels) -> alt.Axis | None:
-    if labels == "never":
-        return None
-    label = f"({json.dumps(list(rows))})[datum.value]"
-    extent: dict[str, Any] = {}
-    if labels == "narrow":
-        # The mention of width makes Vega ask again whenever the chart is resized.
-        label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
-    else:
-        extent = {"minExtent": label_reach(rows), "maxExtent": label_reach(rows)}
-    return alt.Axis(
-        title=None,
-        labelExpr=label,
-        labelLimit=LABEL_LIMIT,
-        labelOverlap=False,
-        labelFlush=False,
-        labelBound=False,
-        labelPadding=6,
-        labelFontSize=12,
-        grid=False,
-        ticks=False,
-        domain=False,
-        **extent,
-    )
-
-
-def label_reach(rows: Sequence[str]) -> int:
-    """Pixels that the rows' labels take, about; wide characters count twice."""
-    widths = [
-        sum(1.0 if unicodedata.east_asian_width(c) in "NaHA" else 1.8 for c in r) for r in rows
-    ]
-    return min(LABEL_LIMIT, round(7 * max(widths, default=1))) + 10
-
-
-def row_labels(frame: pd.DataFrame) -> list[str]:
-    """What stands beside the rows."""
-    return _rows(frame)
 
 
 def _values(cells: pd.DataFrame, relative: bool) -> alt.InlineData:

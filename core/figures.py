@@ -20,7 +20,7 @@ import json
 import math
 import textwrap
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -80,6 +80,8 @@ AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
 GREY = ("rgba(90, 90, 90, 0.6)", "rgba(128, 128, 128, 0.4)", "rgba(128, 128, 128, 0)",
         "rgba(128, 128, 128, 0.4)", "rgba(90, 90, 90, 0.6)")  # fmt: skip
 INK: dict[Theme, str] = {"light": "#1c2128", "dark": "#e6e8eb"}
+FAINT: dict[Theme, str] = {"light": "#57606a", "dark": "#9aa4af"}
+PAPER: dict[Theme, str] = {"light": "#ffffff", "dark": "#14181d"}
 CHOSEN: dict[Theme, str] = {"light": "#a3197f", "dark": "#ff9be3"}
 MARKS = "rgba(128, 128, 128, 0.75)"  # hatching and frames: visible on white and on black
 
@@ -108,7 +110,7 @@ def scale_end(frame: pd.DataFrame) -> float:
 
 def label_width(frame: pd.DataFrame) -> int:
     """Pixels that the token labels beside a panel take, about."""
-    return _reach(_labels(frame))
+    return label_reach(_labels(frame).values())
 
 
 def heatmap(
@@ -159,7 +161,7 @@ def layer_strip(
     cells = frame.loc[frame["kind"] == kind]
     shown = {} if labels == "never" else _labels(frame)
     layers = cells.drop_duplicates("layer")[["layer"]].astype("int16").assign(position=0)
-    axis = _token_axis(shown, labels)
+    axis = row_axis(shown, labels)
     if axis is not None:
         axis.labelExpr = "''"
     strip: alt.Chart = (
@@ -204,7 +206,7 @@ def _panel(
     layers = int(cells["layer"].max()) + 1
     layer_axis = _layer_axis(layers)
     x = alt.X("layer:O").axis(None if strip else alt.Axis(orient="bottom", **layer_axis))
-    y = alt.Y("position:O").axis(_token_axis(token_labels, labels))
+    y = alt.Y("position:O").axis(row_axis(token_labels, labels))
     state = _state(cells, kind, chosen)
     first = cells.drop_duplicates("position")
     tokens = dict(zip(first["position"].tolist(), first["token"], strict=True))
@@ -398,34 +400,70 @@ def trace_heatmaps(
         ).properties(width=panel_width)
         for i, kind in enumerate(kinds)
     ]
-    ink, faint = INK[theme], "#57606a" if theme == "light" else "#9aa4af"
-    figure_width = panel_width * len(kinds) + 110
     figure: alt.VConcatChart = alt.vconcat(
         alt.hconcat(*panels, spacing=18),
         scale_bar(end, unit, theme=theme, width=280),
         spacing=16,
-    ).properties(padding=16, background="#ffffff" if theme == "light" else "#14181d")
+    )
+    return framed(figure, title, caption, width=panel_width * len(kinds) + 110, theme=theme)
+
+
+def framed(
+    figure: alt.VConcatChart,
+    title: str | None,
+    caption: str | None,
+    *,
+    width: int,
+    theme: Theme = "light",
+) -> alt.VConcatChart:
+    """A figure that is to be taken away: paper, title and caption, and the same letters as all.
+
+    Args:
+        width: pixels, about, that title and caption may take.
+    """
+    figure = figure.properties(padding=16, background=PAPER[theme])
     if title or caption:
         figure = figure.properties(
             title=alt.TitleParams(
-                _wrapped(title or "", figure_width // 8) or [""],
-                subtitle=_wrapped(caption or "", figure_width // 6),
+                _wrapped(title or "", width // 8) or [""],
+                subtitle=_wrapped(caption or "", width // 6),
                 anchor="start",
                 fontSize=15,
                 subtitleFontSize=11,
                 subtitlePadding=6,
                 offset=14,
-                color=ink,
-                subtitleColor=faint,
+                color=INK[theme],
+                subtitleColor=FAINT[theme],
             )
         )
     figure = (
         figure.configure(font="Helvetica, Arial, 'Liberation Sans', sans-serif")
-        .configure_axis(labelColor=ink, titleColor=faint)
-        .configure_title(color=ink, fontWeight=600)
+        .configure_axis(
+            labelColor=INK[theme],
+            titleColor=FAINT[theme],
+            titleFontWeight="normal",
+            gridColor="rgba(128, 128, 128, 0.25)",
+            domainColor=MARKS,
+            tickColor=MARKS,
+        )
+        .configure_legend(labelColor=INK[theme])
+        .configure_title(color=INK[theme], fontWeight=600)
         .configure_view(stroke=None)
     )
     return figure
+
+
+def titled(layers: list[Any], title: str, height: int, width: int | None = None) -> alt.LayerChart:
+    """Layers as one small chart with a title; as wide as its place unless a width is given."""
+    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
+    return alt.LayerChart(
+        layer=layers,
+        height=height,
+        title=alt.TitleParams(title, anchor="start", frame="bounds", fontSize=13, offset=8),
+        view=alt.ViewBackground(stroke=None),
+        description=title,
+        **place,
+    )
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -548,20 +586,28 @@ def literal(labels: Mapping[int, str]) -> str:
     return json.dumps({str(position): label for position, label in labels.items()})
 
 
-def _token_axis(tokens: Mapping[int, str], labels: Labels) -> alt.Axis | None:
+def row_axis(
+    rows: Mapping[int, str], labels: Labels, *, limit: int = LABEL_LIMIT
+) -> alt.Axis | None:
+    """The axis beside a heatmap's rows, which are named by their numbers.
+
+    Args:
+        limit: pixels; a longer label is cut off with an ellipsis.
+    """
     if labels == "never":
         return None
-    label = f"({literal(tokens)})[datum.value]"
+    label = f"({literal(rows)})[datum.value]"
     extent: dict[str, Any] = {}
     if labels == "narrow":
         # The mention of width makes Vega ask again whenever the chart is resized.
         label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
     else:
-        extent = {"minExtent": _reach(tokens), "maxExtent": _reach(tokens)}
+        reach = label_reach(rows.values(), limit=limit)
+        extent = {"minExtent": reach, "maxExtent": reach}
     return alt.Axis(
         title=None,
         labelExpr=label,
-        labelLimit=LABEL_LIMIT,
+        labelLimit=limit,
         labelOverlap=False,
         labelFlush=False,
         labelBound=False,
@@ -574,15 +620,13 @@ def _token_axis(tokens: Mapping[int, str], labels: Labels) -> alt.Axis | None:
     )
 
 
-def _reach(tokens: Mapping[int, str]) -> int:
-    """Pixels that labels take, about; wide characters count twice."""
+def label_reach(labels: Iterable[str], *, limit: int = LABEL_LIMIT) -> int:
+    """Pixels that rows' labels take, about; wide characters count twice."""
     widths = [
-        sum(
-            1.0 if unicodedata.east_asian_width(character) in "NaHA" else 1.8 for character in label
-        )
-        for label in tokens.values()
+        sum(1.0 if unicodedata.east_asian_width(c) in "NaHA" else 1.8 for c in label)
+        for label in labels
     ]
-    return min(LABEL_LIMIT, round(7 * max(widths, default=1))) + 10
+    return min(limit, round(7 * max(widths, default=1))) + 10
 
 
 def _layer_axis(layers: int) -> dict[str, Any]:

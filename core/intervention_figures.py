@@ -6,13 +6,12 @@ intervention intervals are 95%; of the controls the bar goes from the least to t
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 import numpy as np
 
-from core.figures import AS_WIDE_AS_ITS_PLACE, MARKS, Theme
+from core.figures import MARKS, Theme, framed, titled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,22 +58,13 @@ def summary(outcome: Outcome, *, theme: Theme = "light") -> alt.VConcatChart:
     ]
     if not panels:
         raise ValueError("Nothing was judged yet, so that there is nothing to draw.")
-    ink, faint = ("#1c2128", "#57606a") if theme == "light" else ("#e6e8eb", "#9aa4af")
-    figure: alt.VConcatChart = alt.vconcat(*panels, spacing=22).properties(
-        padding=16,
-        background="#ffffff" if theme == "light" else "#14181d",
-        title=alt.TitleParams(
-            textwrap.wrap(f"\u201c{outcome.prompt.tweet}\u201d", 80)[:4],
-            subtitle=textwrap.wrap(caption_of(outcome), 95),
-            anchor="start",
-            color=ink,
-            subtitleColor=faint,
-            fontSize=14,
-            subtitleFontSize=11,
-            offset=14,
-        ),
+    return framed(
+        alt.vconcat(*panels, spacing=22),
+        f"\u201c{outcome.prompt.tweet}\u201d",
+        caption_of(outcome),
+        width=620,
+        theme=theme,
     )
-    return figure
 
 
 def judgement(
@@ -149,7 +139,7 @@ def judgement(
             .mark_rule(color=MARKS, strokeDash=[4, 3], tooltip=None)
             .encode(x="at:Q")
         )
-    return _finished([*drawn, reach, points], title, ROW * len(order), width)
+    return titled([*drawn, reach, points], title, ROW * len(order), width)
 
 
 def layer_curves(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
@@ -176,7 +166,7 @@ def layer_curves(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerCha
             titleColor=GREY[theme], tickCount=5, **_SMALL,
         ),
     )  # fmt: skip
-    chart = _finished(
+    chart = titled(
         [
             restored.mark_area(color=GREY[theme], opacity=0.25, line={"color": GREY[theme]}),
             alt.layer(
@@ -209,7 +199,7 @@ def agreement(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
     names = base.mark_text(dx=9, align="left", fontSize=10, color=GREY[theme], tooltip=None).encode(
         text="layer:Q"
     )
-    return _finished([points, names], "Does the one go with the other?", HEIGHT)
+    return titled([points, names], "Does the one go with the other?", HEIGHT)
 
 
 def strength_curve(
@@ -242,7 +232,7 @@ def strength_curve(
         ),
     ]
     title = "The tweet" if what == "log_odds" else "Neutral texts"
-    return _finished(drawn, title, HEIGHT)
+    return titled(drawn, title, HEIGHT)
 
 
 def judged_table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -298,18 +288,3 @@ _SMALL: dict[str, Any] = {
     "ticks": False,
     "labelPadding": 5,
 }
-
-
-def _finished(
-    layers: list[Any], title: str, height: int, width: int | None = None
-) -> alt.LayerChart:
-    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
-    chart = alt.LayerChart(
-        layer=layers,
-        height=height,
-        title=alt.TitleParams(title, anchor="start", frame="bounds", fontSize=13, offset=8),
-        view=alt.ViewBackground(stroke=None),
-        description=title,
-        **place,
-    )
-    return chart

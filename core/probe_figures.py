@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from core.figures import AS_WIDE_AS_ITS_PLACE, MARKS, Theme
+from core.figures import MARKS, Theme, titled
 from core.scores import METRICS
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def comparison(controls: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerCh
             alt.Tooltip("high:Q", title="to", format=".1%"),
         ],
     )
-    return _finished([reach, points], "Accuracy beside its controls", HEIGHT)
+    return titled([reach, points], "Accuracy beside its controls", HEIGHT)
 
 
 def layer_curve(
@@ -99,13 +99,13 @@ def layer_curve(
         at = f"; this probe reads layer {chosen}"
     elif beside is not None:
         at = f"; this probe reads words: {beside:.1%}"
-    return _finished(drawn, f"Accuracy by layer{at}", HEIGHT)
+    return titled(drawn, f"Accuracy by layer{at}", HEIGHT)
 
 
 def learning_curve(learning: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
     """Held-out accuracy after training on some of the texts."""
     drawn = _curve(learning, "texts", "accuracy", "texts trained on", theme)
-    return _finished(drawn, "Would more texts help?", HEIGHT)
+    return titled(drawn, "Would more texts help?", HEIGHT)
 
 
 def roc(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
@@ -118,7 +118,7 @@ def roc(curve: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
             _share_axis("true_positive_rate", "positives found", full=True, y=True),
         )
     )
-    return _finished([_diagonal(), line], "ROC", HEIGHT)
+    return titled([_diagonal(), line], "ROC", HEIGHT)
 
 
 def calibration(bins: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
@@ -136,7 +136,7 @@ def calibration(bins: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart
             alt.Tooltip("texts:Q", title="texts"),
         ],
     )
-    return _finished([_diagonal(), line, points], "Calibration", HEIGHT)
+    return titled([_diagonal(), line, points], "Calibration", HEIGHT)
 
 
 def confusion(matrix: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart:
@@ -165,7 +165,7 @@ def confusion(matrix: pd.DataFrame, *, theme: Theme = "light") -> alt.LayerChart
     parts = base.mark_text(fontSize=12, dy=11, color=ink, tooltip=None).encode(
         text=alt.Text("share:Q", format=".1%")
     )
-    return _finished([cells, counts, parts], "Confusion matrix", HEIGHT)
+    return titled([cells, counts, parts], "Confusion matrix", HEIGHT)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -231,18 +231,6 @@ def _points(frame: pd.DataFrame, columns: list[str], most: int = 400) -> pd.Data
 
         kept = pd.concat([kept, frame[columns].iloc[[-1]]])
     return kept.round(4)
-
-
-def _finished(layers: list[Any], title: str, height: int) -> alt.LayerChart:
-    chart = alt.LayerChart(
-        layer=layers,
-        height=height,
-        title=alt.TitleParams(title, anchor="start", frame="bounds", fontSize=13, offset=8),
-        view=alt.ViewBackground(stroke=None),
-        description=title,
-        **AS_WIDE_AS_ITS_PLACE,
-    )
-    return chart
 
 
 def _score_cells(scores: dict[str, Score]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from core import average_findings as words
 from core import sweep
 from core.average import INTERVALS, TOWARDS, Average, Towards, difference
 from core.datasets import BUILT_IN, dataset_file
-from core.figures import KINDS, scale_bar
+from core.figures import KINDS, label_reach, scale_bar
 from core.findings import signed
 from core.jobs import Job, Step, Work
 from core.models import REGISTRY
@@ -888,7 +888,9 @@ def _panels(frame: pd.DataFrame, titles: dict[str, str], end: float, unit: str, 
     """Heatmaps side by side; one below the other on a narrow screen."""
     kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
     # The leftmost panel has the role labels beside it, and room for them.
-    widths = [1 + drawing.label_width(titles.values()) / 375] + [1.0] * (len(kinds) - 1)
+    widths = [1 + label_reach(titles.values(), limit=drawing.ROLE_LIMIT) / 375] + [1.0] * (
+        len(kinds) - 1
+    )
     for i, (kind, column) in enumerate(zip(kinds, st.columns(widths), strict=True)):
         column.altair_chart(
             drawing.heatmap(

@@ -400,7 +400,7 @@ def heatmaps(view: View, depth: compare_figures.Depth) -> None:
     """For each kind of site, the models side by side and their twins below."""
     end = compare_figures.shared_end(view.cells, view.nothing)
     deepest = max(view.layers.values())
-    reach = compare_figures.label_reach(compare_figures.row_labels(view.cells))
+    reach = figures.label_reach(compare_figures.row_labels(view.cells))
     for kind, called in figures.KINDS.items():
         if not view.cells["kind"].eq(kind).any():
             continue
@@ -491,7 +491,7 @@ def difference_map(view: View, depth: compare_figures.Depth) -> None:
     )
     end = figures.scale_end(frame)
     kinds = [kind for kind in figures.KINDS if frame["kind"].eq(kind).any()]
-    reach = compare_figures.label_reach(compare_figures.row_labels(frame))
+    reach = figures.label_reach(compare_figures.row_labels(frame))
     layers = view.results[chosen[0]].layers
     st.altair_chart(
         figures.scale_bar(end, view.unit, theme=theme()), key="compare:difference:scale"

@@ -112,7 +112,7 @@ def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: boo
     with st.container(width=420, gap="xsmall"):
         st.caption(f"Mean change in {plain(unit)}; one scale for all panels")
         st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="compare:averages:scale")
-    reach = compare_figures.label_reach(compare_figures.row_labels(cells))
+    reach = figures.label_reach(compare_figures.row_labels(cells))
     for kind, called in figures.KINDS.items():
         if not cells["kind"].eq(kind).any():
             continue
