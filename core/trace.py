@@ -72,7 +72,8 @@ def trace_progressively(
         probe: reads the sentiment and names suffix and words.
         text: the tweet.
         keep: look for kept samples of this very trace on disk, go on from them, and keep the new
-            ones. Only for weights that are as they were loaded.
+            ones. Only for weights that are as they were loaded; within `Model.changed` and
+            `Model.with_mlp_weight` it is refused.
         memory: bytes that the trace may need beyond the model's own weights; by default half of
             what is free.
         progress: called with the share of the whole work that is done, several times a sample.
@@ -84,6 +85,12 @@ def trace_progressively(
         EngineError: the self-check failed.
     """
     settings = settings or TraceSettings()
+    if keep and model.is_changed:
+        # Samples are found again by the weights' identity, which a change leaves as it is.
+        raise ValueError(
+            f"The model {model.name!r} is changed for a while, and its traces cannot be kept; "
+            "trace it with keep=False."
+        )
     case = case_of(model, probe, text, settings)
     return _results(model, case, keep, memory or _half_of_free_memory(model), progress)
 

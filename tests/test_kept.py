@@ -38,6 +38,16 @@ def test_a_repeated_question_is_answered_without_the_model(model):
     assert other_proxy.total_effect == first.under("log_ratio").total_effect
 
 
+def test_a_trace_of_a_changed_model_is_not_kept(model):
+    before = trace(model, samples=1)
+    with model.with_mlp_weight(0, 2 * model.mlp_weight(0)):
+        with pytest.raises(ValueError, match="keep=False"):
+            trace(model, samples=1)
+        changed = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=1))
+    assert changed.high != before.high
+    assert trace(model, samples=1).high == before.high
+
+
 def test_a_stopped_trace_goes_on_from_its_samples(model):
     whole = core.trace(model, make_probe(model), TWEET, TraceSettings(samples=4))
     partial = core.trace_progressively(
