@@ -7,15 +7,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-import streamlit as st
 from average_traces import records
 from streamlit.testing.v1 import AppTest
-from tiny_models import save_folder
 from tiny_probes import make_probe
+from tiny_world import keep_model, keep_tweets, own_queue
 
-from core import hub, session, studies, sweep
-from core.datasets import dataset_file, load_dataset
-from core.models import load_model, model_folder
+from core import session, studies, sweep
+from core.datasets import load_dataset
+from core.models import load_model
 from core.results import TraceSettings
 from core.session import averaging
 from core.sweep import Selection, Store
@@ -35,21 +34,15 @@ SENTENCES = (
 @pytest.fixture(autouse=True)
 def small_world(own_home, monkeypatch, tmp_path):
     """A cache folder that holds a tiny "gpt2" and a few tweets; no example, and no other jobs."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=4)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
+    keep_model(layers=4)
     texts = [f"{sentence} {i}" for i in range(6) for sentence in SENTENCES]
     ratings = [2.0 if any(w in text for w in ("good", "happy")) else -2.0 for text in texts]
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(500, 536)}).to_parquet(
-        dataset_file("vader-tweets")
-    )
+    keep_tweets(texts, ratings, first_row=500)
     monkeypatch.setattr(averaging, "FILE", tmp_path / "average.json")
-    yield
-    for store in sweep.sweeps():
-        store.stop()
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    with own_queue():
+        yield
+        for store in sweep.sweeps():
+            store.stop()
 
 
 def open_page(**query: str) -> AppTest:

@@ -13,10 +13,10 @@ from streamlit.testing.v1 import AppTest
 from test_comparison import byte_model
 from tiny_models import save_folder
 from tiny_probes import make_probe
+from tiny_world import keep_model, keep_tweets, own_queue
 
 from core import compare_figures, comparison, hub, metadata, session, shelf, sweep
 from core.bundle import bundle
-from core.datasets import dataset_file
 from core.export import figure_bytes
 from core.jobs import Queue
 from core.models import EMBEDDED, load_model, model_folder
@@ -28,18 +28,8 @@ from core.session.comparing import Compared, Entry
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 120.0
 TWEET = "terrible day \U0001f621\U0001f621 bad"
-SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 SMALL, BYTES = "someone/small-gpt2", "someone/byte-llama"
 NAME, HUB_ID = "distilgpt2", "distilbert/distilgpt2"
-
-
-def labelled_tweets():
-    texts = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
-    ratings = [2.0 if i % 4 < 2 else -2.0 for i in range(len(texts))]
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(len(texts))}).to_parquet(
-        dataset_file("vader-tweets")
-    )
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +46,13 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def small_world(own_home, folders):
     """A cache folder with a few tweets and three tiny models, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=4)
-    hub.write_description(folder, key="gpt2", source="hub: openai-community/gpt2", revision="0")
+    keep_model(layers=4, source="hub: openai-community/gpt2")
     for name, folder in zip((SMALL, BYTES), folders, strict=True):
         kept = shutil.copytree(folder, model_folder(name))
         hub.write_description(kept, key=kept.name, source=f"hub: {name}", revision="0")
-    labelled_tweets()
-    yield own_home
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_tweets()
+    with own_queue():
+        yield own_home
 
 
 def open_page() -> AppTest:
@@ -334,7 +321,7 @@ def test_the_embedded_model_against_its_twin_and_a_second_family(
     (home / "models").symlink_to(embedded_home / "models", target_is_directory=True)
     shutil.copytree(embedded_home / "probes", home / "probes")
     monkeypatch.setenv("SENTITRACE_HOME", str(home))
-    labelled_tweets()
+    keep_tweets()
     entries = [Entry(EMBEDDED), Entry(EMBEDDED, untrained=True), Entry(folders[0])]
     settings = TraceSettings(kinds=("hidden",), samples=2, every=3)
     queue = Queue()

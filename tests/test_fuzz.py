@@ -7,19 +7,16 @@ import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
-import streamlit as st
 from hypothesis import HealthCheck, example, given, settings, strategies
 from markdown_it import MarkdownIt
 from streamlit.testing.v1 import AppTest
-from test_security import ROOT, SENTENCES
-from tiny_models import make_model, save_folder
+from test_security import ROOT
+from tiny_models import make_model
 from tiny_probes import make_probe
+from tiny_world import SENTENCES, keep_model, keep_tweets, own_queue
 
-from core import export, figures, hub, session
-from core.datasets import dataset_file
-from core.models import model_folder
+from core import export, figures, session
 from core.prompts import DEFAULT_SUFFIX, build_prompt
 from core.results import TraceSettings
 from core.trace import trace
@@ -185,16 +182,10 @@ def test_a_drawn_figure_shows_each_label_as_it_is_and_holds_no_code(part):
 @pytest.fixture
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=2)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    rows = [(f"{SENTENCES[i % 4]} {i}", 2.0 if i % 4 < 2 else -2.0, i) for i in range(24)]
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    frame = pd.DataFrame(rows, columns=["text", "rating", "row"])
-    frame.to_parquet(dataset_file("vader-tweets"))
-    yield own_home
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=2)
+    keep_tweets()
+    with own_queue():
+        yield own_home
 
 
 MARK = "ZQZ"

@@ -3,17 +3,13 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
-from tiny_held import make_tweets
-from tiny_models import save_folder
+from tiny_held import tweets_with_neutral_ones
+from tiny_world import keep_model, keep_tweets, own_queue
 
-from core import hub, session
-from core.datasets import dataset_file
+from core import session
 from core.interventions import Plan
-from core.models import model_folder
 from core.session import intervening
 
 ROOT = Path(session.__file__).parents[2]
@@ -24,23 +20,10 @@ TWEET = "My flight got cancelled, terrible service"
 @pytest.fixture(autouse=True)
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=3)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    tweets = make_tweets()
-    neutral = ["waiting here for hours", "My flight for the day", "I am here and waiting"]
-    rows = pd.DataFrame(
-        {
-            "text": [*tweets["text"], *neutral],
-            "rating": [*tweets["label"].map({1: 2.0, 0: -2.0}), 0.1, 0.2, -0.1],
-            "row": range(len(tweets) + 3),
-        }
-    )
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    rows.to_parquet(dataset_file("vader-tweets"))
-    yield
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=3)
+    keep_tweets(*tweets_with_neutral_ones())
+    with own_queue():
+        yield
 
 
 def open_page(**query: str) -> AppTest:

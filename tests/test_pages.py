@@ -6,38 +6,26 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
-from tiny_models import save_folder
+from tiny_world import keep_model, keep_tweets, own_queue
 
-from core import hub, session
-from core.datasets import dataset_file
+from core import session
 from core.jobs import Progress
-from core.models import model_folder
 from core.results import PROXIES
 from core.session import asking, cells, probing, tracing
 
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 60.0  # seconds until a job that hangs is called failed
 NAMES = ("trace", "probes", "average", "compare", "interventions", "method")
-SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 
 
 @pytest.fixture(autouse=True)
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=4)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    texts = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
-    ratings = [2.0 if i % 4 < 2 else -2.0 for i in range(len(texts))]
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(len(texts))}).to_parquet(
-        dataset_file("vader-tweets")
-    )
-    yield
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=4)
+    keep_tweets()
+    with own_queue():
+        yield
 
 
 def open_page(name: str = "trace") -> AppTest:

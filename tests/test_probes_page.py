@@ -6,41 +6,27 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import streamlit as st
 from playwright.sync_api import expect
 from served import borrowed_home, browse, open_dashboard, serve
 from streamlit.testing.v1 import AppTest
-from tiny_models import save_folder
+from tiny_world import SENTENCES, WRONG, keep_model, keep_tweets, own_queue
 
-from core import hub, session
-from core.datasets import dataset_file
-from core.models import model_folder
+from core import session
 from core.probes import Probe, kept_folder
 from core.session import probing
 
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 120.0  # seconds until a job that hangs is called failed
 LONG = 900_000  # ms: two slow cores, and others on them
-SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 
 
 @pytest.fixture(autouse=True)
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=3)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    texts = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
-    # Two labels that no text tells, so that a probe has something to be wrong about.
-    ratings = [2.0 if i % 4 < 2 else -2.0 for i in range(len(texts))]
-    ratings[0], ratings[3] = -2.0, 2.0
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(100, 140)}).to_parquet(
-        dataset_file("vader-tweets")
-    )
-    yield
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=3)
+    keep_tweets(ratings=WRONG, first_row=100)
+    with own_queue():
+        yield
 
 
 def open_page() -> AppTest:

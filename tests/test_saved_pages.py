@@ -13,45 +13,32 @@ import pandas as pd
 import pypdf
 import pypdfium2
 import pytest
-import streamlit as st
 import vl_convert
 from click.testing import CliRunner
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from tiny_held import make_tweets
-from tiny_models import save_folder
+from tiny_held import tweets_with_neutral_ones
+from tiny_world import WRONG, keep_model, keep_tweets, own_queue
 
-from core import hub, session
+from core import session
 from core.__main__ import main
-from core.datasets import dataset_file
 from core.export import FONTS, Paper, figure_bytes
-from core.models import model_folder
 from core.recipes import Recipe, read_recipes
 from core.session import saving
 
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 120.0
 TWEET = "terrible day \U0001f621 bad <b>&"
-SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 ALPHABET = re.compile(r"[^a-z0-9]+")
 
 
 @pytest.fixture(autouse=True)
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=3)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    texts = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
-    ratings = [2.0 if i % 4 < 2 else -2.0 for i in range(len(texts))]
-    ratings[0], ratings[3] = -2.0, 2.0
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(len(texts))}).to_parquet(
-        dataset_file("vader-tweets")
-    )
-    yield
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=3)
+    keep_tweets(ratings=WRONG)
+    with own_queue():
+        yield
 
 
 @pytest.fixture
@@ -168,12 +155,7 @@ def test_the_average_page(saved):
 
 
 def test_the_interventions_page(saved, own_home):
-    tweets = make_tweets()
-    neutral = ["waiting here for hours", "My flight for the day", "I am here and waiting"]
-    texts, ratings = [*tweets["text"], *neutral], [*(4.0 * tweets["label"] - 2.0), 0.1, 0.2, -0.1]
-    pd.DataFrame({"text": texts, "rating": ratings, "row": range(len(texts))}).to_parquet(
-        dataset_file("vader-tweets")
-    )
+    keep_tweets(*tweets_with_neutral_ones())
     page = open_page("interventions")
     page.text_area("tweet").set_value("My flight got cancelled, terrible service")
     page.segmented_control("intervention:what").set_value("steer").run()

@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 import pytest
-import streamlit as st
 from served import serve
 from streamlit.testing.v1 import AppTest
 from tiny_models import save_folder
+from tiny_world import SENTENCES, keep_model, keep_tweets, own_queue
 
 import core
-from core import hub, session, shelf
-from core.datasets import dataset_file
+from core import session, shelf
 from core.limits import FOR_STRANGERS, NUMBERS, limits
 from core.models import UnsupportedModel, load_model, model_folder
 from core.session import sweeping
@@ -27,22 +26,15 @@ from core.session.labelled import Data
 
 ROOT = Path(core.__file__).parents[1]
 PATIENCE = 120.0  # seconds until a job that hangs is called failed
-SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 
 
 @pytest.fixture
 def small_world(own_home):
     """A cache folder that holds a tiny "gpt2" and a few tweets, and a queue of this test alone."""
-    folder = save_folder(model_folder("gpt2"), "gpt2", layers=2)
-    hub.write_description(folder, key="gpt2", source="made by hand", revision="0")
-    rows = [(f"{SENTENCES[i % 4]} {i}", 2.0 if i % 4 < 2 else -2.0, i) for i in range(24)]
-    dataset_file("vader-tweets").parent.mkdir(parents=True)
-    frame = pd.DataFrame(rows, columns=["text", "rating", "row"])
-    frame.to_parquet(dataset_file("vader-tweets"))
-    yield own_home
-    session.queue().close()
-    st.cache_resource.clear()
-    st.cache_data.clear()
+    keep_model(layers=2)
+    keep_tweets()
+    with own_queue():
+        yield own_home
 
 
 def open_page(name: str) -> AppTest:

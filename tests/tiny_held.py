@@ -23,3 +23,10 @@ def make_tweets() -> pd.DataFrame:
 
 def make_held(model: Model) -> HeldOut:
     return hold_out(model, make_tweets(), make_probe(model), neutral=NEUTRAL)
+
+
+def tweets_with_neutral_ones() -> tuple[list[str], list[float]]:
+    """Texts and ratings: those of `make_tweets`, and the neutral ones."""
+    tweets = make_tweets()
+    texts = [*tweets["text"], *NEUTRAL]
+    return texts, [*(4.0 * tweets["label"] - 2.0), 0.1, 0.2, -0.1]
