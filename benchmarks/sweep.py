@@ -41,7 +41,9 @@ from benchmarks.machine import RESULTS, describe, load, physical_cores, save, sa
 from core import cache, sweep
 from core.models import EMBEDDED, load_model
 from core.prompts import build_prompt
+from core.records import row_of, schema
 from core.results import Reads, TraceResult, TraceSettings
+from core.store import Store
 
 KILLS = 10
 LAYERS, TOKENS = 12, 24  # GPT-2's shape, and the mean tweet of the built-in ones
@@ -62,7 +64,7 @@ def own_home() -> Iterator[Path]:
             os.environ["SENTITRACE_HOME"] = str(usual)
 
 
-def prepared(tweets: int, seed: int, **options: Any) -> tuple[Any, Any, sweep.Store]:
+def prepared(tweets: int, seed: int, **options: Any) -> tuple[Any, Any, Store]:
     """The embedded model, its probe, and a new store of some tweets."""
     from core.probes import probe_for
 
@@ -155,7 +157,7 @@ def synthetic(folder: Path, count: int) -> None:
     import pyarrow as pa
 
     model = load_model(EMBEDDED)
-    store = sweep.Store(folder)
+    store = Store(folder)
     text = "My flight got cancelled and I love waiting here for hours, terrible service"
     prompt = build_prompt(model, text, store.probe.suffix)
     draw = np.random.default_rng(0)
@@ -180,15 +182,15 @@ def synthetic(folder: Path, count: int) -> None:
                 reads=reads,
                 seconds=1.0,
             )
-            rows.append(sweep._row_of({"number": number, "row": number, "label": 1}, result))
-        store.write(batch // 50, pa.Table.from_pylist(rows, schema=sweep._schema()), [])
+            rows.append(row_of({"number": number, "row": number, "label": 1}, result))
+        store.write(batch // 50, pa.Table.from_pylist(rows, schema=schema()), [])
 
 
 AVERAGE = """
 import json, sys, time
 from pathlib import Path
 from core.average import average
-from core.sweep import Store
+from core.store import Store
 
 def peak():  # not getrusage: its peak is that of the process that started this one
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -228,7 +230,7 @@ def memory(counts: tuple[int, ...]) -> list[dict[str, Any]]:
 # --- kill -------------------------------------------------------------------------------------
 
 
-def worker(store: sweep.Store) -> subprocess.Popen[bytes]:
+def worker(store: Store) -> subprocess.Popen[bytes]:
     """Work at a store in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "core", "sweep", "--resume", store.id, "--no-progress"],
@@ -236,7 +238,7 @@ def worker(store: sweep.Store) -> subprocess.Popen[bytes]:
     )
 
 
-def numbers_of(store: sweep.Store) -> dict[int, list[bytes]]:
+def numbers_of(store: Store) -> dict[int, list[bytes]]:
     """All that was read, as bytes."""
     return {
         record.number: [

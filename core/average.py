@@ -37,10 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core import roles as token_roles
+from core.records import Record
 from core.results import PROXIES, Proxy, TraceResult
 from core.roles import Scheme
 from core.runs import Array, Kind
-from core.sweep import Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def average(
     """Average the effects of many traces, one at a time.
 
     Args:
-        source: results, or a sweep's store (`core.sweep.Store`), whose records are read in turn.
+        source: results, or a sweep's store (`core.store.Store`), whose records are read in turn.
         roles: how tokens are grouped, see `core.roles`.
         interval: how the 95% intervals are made, see `INTERVALS`.
         normalised: give effects as shares of the total effect of the same tweets.

@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.sweep import Claims, Failure, ModelName, Status, Store, Task, check_model, trace_batch
+from core.records import Failure, Task
+from core.store import Claims, ModelName, Status, Store
+from core.sweep import check_model, trace_batch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +78,7 @@ def run_on_ray(
         _connect(ray, address)
     try:
         with store.claims() as claims:
-            store._wish("run")
+            store.wish("run")
             crew = _Crew(ray, store, claims, device, cores)
             try:
                 yield from crew.work(progress)
@@ -217,7 +219,7 @@ class _Crew:
         self.in_hand.clear()
 
     def _all_done(self) -> bool:
-        return not self.again and len(self.store.finished()) == len(self.store._weights)
+        return not self.again and len(self.store.finished()) == len(self.store.weights)
 
     def _hire(self) -> None:
         """Make an actor for every GPU, or every few cores, that has none."""
@@ -233,7 +235,7 @@ class _Crew:
             places = sum(int(node.get("CPU", 0)) // threads for node in nodes)
             device = "cpu"
         actor = self.ray.remote(**options)(Tracer)
-        waiting = len(self.store._weights) - len(self.store.finished())
+        waiting = len(self.store.weights) - len(self.store.finished())
         for _ in range(min(places, waiting) - len(self.actors) - len(self.hired)):
             hired = actor.remote(self.store.model, self.store.task, device, threads)
             self.hired[hired.ready.remote()] = hired

@@ -18,9 +18,10 @@ import numpy as np
 
 from core import cache
 from core.average import Average, Interval, Mean, Towards, average, average_by, difference
+from core.records import Record
 from core.results import Proxy
 from core.roles import Scheme
-from core.sweep import Record, Store
+from core.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,21 +1,7 @@
 """Many tweets, traced into a store on disk that survives whatever ends the work.
 
-A store is a folder whose name is made of all that determines its numbers, so that other settings
-never mix with them:
-
-    manifest.json      what is traced: settings, model, probe, selection, data
-    probe.json         the probe, so that any proxy can be read later
-    tweets.parquet     the plan: which tweets, in which batch
-    parts/000012.parquet    what was read of one finished batch, and the tweets' tokens
-    failures/000012.json    tweets of that batch which could not be traced, and why
-    claims/0.json      what a process is working at
-
-The plan is made once. A batch (tweets whose prompts have equally many tokens) is done when its part
-is there, and a part is there only when it is whole (`core.cache.write_beside`). So a process can be
-killed at any instant: nothing finished is lost, nothing finished is done again, and what was in
-flight is done anew by whoever comes next. Any number of processes may work at one store: each takes
-batches that no living other has claimed, where living means holding a lock that the system lets go
-at death.
+A sweep is planned once: tweets whose prompts have equally many tokens make a batch. Then any number
+of processes work at its store (`core.store`), each batch by batch.
 
 Between tweets the effects vary more than between noise samples of one tweet (what an average wants
 is many tweets), so a sweep takes one or two samples.
@@ -25,21 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import filelock
 import numpy as np
 
 from core import cache, datasets, kept
@@ -47,27 +27,23 @@ from core.cases import default_window
 from core.features import encode
 from core.models import Model
 from core.probes import Probe, key_of
-from core.prompts import Prompt, Token, Word, build_prompt, word_token
-from core.results import Reads, TraceResult, TraceSettings
+from core.prompts import Prompt, build_prompt, word_token
+from core.records import Failure, Task, row_of, schema
+from core.results import TraceResult, TraceSettings
 from core.roles import TWEET, roles_of
-from core.runs import Array, Batches, EngineError, Kind
+from core.runs import Array, Batches, EngineError
+from core.store import FORM, ModelName, Status, Store, sweeps, sweeps_folder
 from core.trace import trace_together
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-FORM = 1
-"""Version of a store's files; it is part of the name."""
-
 DEFAULT_SAMPLES = 1
 MOST_TOGETHER = 64  # tweets of one batch: what is lost at most when a process is killed
 _CONTROL_SECONDS = 1.0  # how long a wish to stop may go unnoticed within a batch
-_STARTING_SECONDS = 120.0  # how long a started process may take until it claims a batch
 _CHUNK = 256  # tweets asked at once whether the probe is right about them
 _NOT_DETERMINING = ("proxy", "seconds", "stable_for")  # read later, or not for sweeps
-
-State = Literal["running", "paused", "stopped", "done"]
 
 
 @dataclass(frozen=True)
@@ -107,474 +83,6 @@ class Selection:
             )
         if self.seed < 0:
             raise ValueError(f"The seed must be 0 or more, not {self.seed}.")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One traced tweet of a sweep.
-
-    Attributes:
-        number: of the tweet in the sweep, from 0.
-        row: of the source that it was taken from.
-        label: 1 positive, 0 negative, None where it has none.
-        result: its trace.
-    """
-
-    number: int
-    row: int
-    label: int | None
-    result: TraceResult
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A tweet that could not be traced, and why."""
-
-    number: int
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a sweep is.
-
-    seconds_left is None where it cannot be told. workers counts the processes that are at it.
-    """
-
-    state: State
-    done: int  # tweets traced
-    failed: int
-    total: int
-    workers: int = 0
-    seconds_left: float | None = None
-
-    @property
-    def fraction(self) -> float:
-        """Share of the tweets that need no more work."""
-        return (self.done + self.failed) / max(self.total, 1)
-
-
-@dataclass(frozen=True)
-class ModelName:
-    """What `core.models.load_model` needs to load a sweep's model, and the weights' identity."""
-
-    name: str
-    dtype: str
-    identity: str
-    untrained: bool
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is asked of every tweet: all that a worker needs besides model and tweets."""
-
-    probe: Probe
-    settings: TraceSettings
-    roles: tuple[str, ...] | None  # of `core.roles.TWEET`; None traces every token
-    most_tokens: int | None  # of one role in one tweet
-    seed: int
-
-
-class Store:
-    """A sweep on disk; made by `create` or `open_store`. Iterating yields its `Record`s."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read the manifest of a store that is there."""
-        self.folder = folder
-        self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-
-    @property
-    def id(self) -> str:
-        """Its name: 16 hexadecimal digits."""
-        return self.folder.name
-
-    @cached_property
-    def probe(self) -> Probe:
-        """The probe that the sweep reads."""
-        return Probe.load(self.folder / "probe.json")
-
-    @cached_property
-    def task(self) -> Task:
-        """What is asked of every tweet."""
-        determines = self.manifest["determines"]
-        settings = dict(determines["settings"])
-        settings["kinds"] = tuple(settings["kinds"])
-        roles = determines["roles"]
-        return Task(
-            self.probe,
-            TraceSettings(**settings),
-            None if roles is None else tuple(roles),
-            determines["most_tokens"],
-            determines["selection"]["seed"],
-        )
-
-    @cached_property
-    def tweets(self) -> pd.DataFrame:
-        """The plan: number, row, text, label, tokens (of the prompt; 0 where it has none), batch.
-
-        A column rating as well, where the data set has one.
-        """
-        import pandas as pd
-
-        return pd.read_parquet(self.folder / "tweets.parquet")
-
-    def finished(self) -> list[int]:
-        """Numbers of the batches that are done."""
-        with suppress(FileNotFoundError):
-            names = (entry.name for entry in os.scandir(self.folder / "parts"))
-            return sorted(int(name[:-8]) for name in names if name.endswith(".parquet"))
-        return []
-
-    def __len__(self) -> int:
-        """Count the tweets that were traced."""
-        status = self.status()
-        return status.done
-
-    def __iter__(self) -> Iterator[Record]:
-        """Yield every traced tweet, batch by batch; one batch is in memory at a time."""
-        for batch in self.finished():
-            yield from self._records(batch)
-
-    def record(self, number: int) -> Record:
-        """Give one traced tweet.
-
-        Raises:
-            ValueError: there is no such tweet, or it is not traced yet or could not be.
-        """
-        plan = self.tweets
-        found = plan.loc[plan["number"] == number, "batch"]
-        if len(found) and self._part(int(found.iloc[0])).is_file():
-            for record in self._records(int(found.iloc[0])):
-                if record.number == number:
-                    return record
-        reasons = self.failures()
-        reason = reasons.loc[reasons["number"] == number, "reason"]
-        why = f" could not be traced: {reason.iloc[0]}" if len(reason) else " is not traced (yet)."
-        raise ValueError(f"The tweet {number} of the sweep {self.id}{why}")
-
-    def failures(self) -> pd.DataFrame:
-        """Tweets that could not be traced: number, row, reason."""
-        import pandas as pd
-
-        rows = []
-        for path in sorted((self.folder / "failures").glob("*.json")):
-            if self._part(int(path.stem)).is_file():
-                rows += json.loads(path.read_bytes())
-        return pd.DataFrame(rows, columns=["number", "row", "reason"])
-
-    def status(self) -> Status:
-        """How far the sweep is; asked of the disk, whichever process works at it."""
-        weights = self._weights
-        done = set(self.finished())
-        failed = len(self.failures())
-        total = len(self.tweets)
-        touched = sum(weights[batch][0] for batch in done)
-        with self._lock():
-            claims = self._living_claims()
-        left = sum(weight for batch, (_, weight) in weights.items() if batch not in done)
-        speed = sum(c["weight"] / c["seconds"] for c in claims.values() if c.get("seconds"))
-        wish, since = self._wish()
-        state: State = "stopped"
-        if len(done) == len(weights):
-            state = "done"
-        elif claims or (wish == "start" and time.time() - since < _STARTING_SECONDS):
-            state = "running"
-        elif wish == "pause":
-            state = "paused"
-        return Status(
-            state=state,
-            done=touched - failed,
-            failed=failed,
-            total=total,
-            workers=len(claims),
-            seconds_left=left / speed if speed and state == "running" else None,
-        )
-
-    def pause(self) -> None:
-        """Ask every process that works at this store to end after its batch."""
-        self._wish("pause")
-
-    def stop(self) -> None:
-        """Ask every process that works at this store to end at once; its batch is done anew."""
-        self._wish("stop")
-
-    def start(self, *, processes: int = 1, nice: int = 10) -> list[int]:
-        """Go on in processes of their own, which outlive this one; gives their process ids.
-
-        They write to log.txt in the store's folder. `nice` makes way for other work.
-        """
-        self._wish("start")
-        command = [sys.executable, "-m", "core", "sweep", "--resume", self.id, "--no-progress"]
-        threads = max(1, (os.cpu_count() or 1) // processes)
-        environment = os.environ | {"SENTITRACE_HOME": str(cache.home())}
-        if processes > 1:
-            environment["OMP_NUM_THREADS"] = str(threads)
-        found = []
-        with open(self.folder / "log.txt", "ab") as log:
-            for _ in range(processes):
-                started = subprocess.Popen(
-                    [*command, "--nice", str(nice)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=Path(__file__).parent.parent,
-                    env=environment,
-                    start_new_session=True,
-                )
-                _started.append(started)
-                found.append(started.pid)
-        return found
-
-    def retry_failed(self) -> int:
-        """Take back batches in which a tweet failed, so that they are traced anew; counts them."""
-        count = 0
-        with self._lock():
-            for path in (self.folder / "failures").glob("*.json"):
-                self._part(int(path.stem)).unlink(missing_ok=True)
-                path.unlink()
-                count += 1
-        return count
-
-    def remove(self) -> None:
-        """Delete the sweep and all its results.
-
-        Raises:
-            ValueError: a process works at it.
-        """
-        with self._lock():
-            if self._living_claims():
-                raise ValueError(f"The sweep {self.id} is running; stop it before removing it.")
-            shutil.rmtree(self.folder)
-
-    def write(self, batch: int, table: pa.Table | None, failures: Sequence[Failure]) -> None:
-        """Keep a finished batch: first its failures, then its part, which says that it is done."""
-        import pyarrow.parquet as pq
-
-        if table is None:
-            table = _schema().empty_table()
-        try:
-            if failures:
-                path = self.folder / "failures" / f"{batch:06}.json"
-                with cache.write_beside(path) as beside:
-                    beside.write_text(json.dumps([asdict(f) for f in failures]), encoding="utf-8")
-            with cache.write_beside(self._part(batch)) as beside:
-                pq.write_table(table, beside, compression="zstd")
-        except OSError as error:
-            raise ValueError(
-                f"The sweep {self.id} cannot be written ({error.strerror or error}); make room on "
-                "the disk and resume it: nothing but the batch in hand is lost."
-            ) from error
-
-    def batch(self, number: int) -> list[dict[str, Any]]:
-        """The plan's rows of one batch."""
-        start, end = self._places[number]
-        rows = self.tweets.iloc[start:end].to_dict("records")
-        return [{str(name): value for name, value in row.items()} for row in rows]
-
-    # --- batches and who is at them ---
-
-    @contextmanager
-    def claims(self) -> Iterator[Claims]:
-        """Take part in the work: hold a slot while the block runs.
-
-        Raises:
-            ValueError: the engine's numbers have changed since the sweep began.
-        """
-        if self.manifest["determines"]["engine"] != kept.ENGINE:
-            raise ValueError(
-                f"The sweep {self.id} was made by an earlier engine, whose numbers differ; "
-                "begin it anew."
-            )
-        with self._lock():
-            slot = 0
-            while True:
-                lock = self._slot_lock(slot)
-                try:
-                    lock.acquire()
-                    break
-                except filelock.Timeout:
-                    slot += 1
-        claims = Claims(self, slot)
-        try:
-            yield claims
-        finally:
-            with suppress(FileNotFoundError):
-                self._claim_file(slot).unlink()
-            lock.release()
-
-    @property
-    def model(self) -> ModelName:
-        """The model that the sweep is of."""
-        origin, weights = self.manifest["origin"], self.manifest["determines"]["model"]
-        name = str(origin["model"]).removesuffix(" (untrained)")
-        return ModelName(name, weights["precision"], weights["identity"], origin["untrained"])
-
-    @property
-    def wanted(self) -> str:
-        """The last wish: "start" (of processes that do not work yet), "run", "pause" or "stop"."""
-        return self._wish()[0]
-
-    @cached_property
-    def _places(self) -> dict[int, tuple[int, int]]:
-        """The plan's rows [start, end) of each batch; batches stand one after another."""
-        numbers = self.tweets["batch"].to_numpy()
-        batches, starts = np.unique(numbers, return_index=True)
-        ends = [*starts[1:].tolist(), len(numbers)]
-        return dict(zip(batches.tolist(), zip(starts.tolist(), ends, strict=True), strict=True))
-
-    @cached_property
-    def _weights(self) -> dict[int, tuple[int, float]]:
-        """Tweets of each batch, and how much work it is in arbitrary units."""
-        plan = self.tweets
-        # A token's rows are recomputed for the tokens from it on, so work grows with the square.
-        work = (plan["tokens"] + 1).astype(float) ** 2
-        grouped = work.groupby(plan["batch"])
-        counts, sums = grouped.count(), grouped.sum()
-        return {int(b): (int(counts[b]), float(sums[b])) for b in counts.index}
-
-    def _living_claims(self) -> dict[int, dict[str, Any]]:
-        """Claims by slot, of processes that live. Call it with the store's lock held."""
-        found = {}
-        for path in (self.folder / "claims").glob("*.json"):
-            slot = int(path.stem)
-            lock = self._slot_lock(slot)
-            try:
-                lock.acquire()
-            except filelock.Timeout:
-                with suppress(FileNotFoundError, ValueError):
-                    found[slot] = json.loads(path.read_bytes())
-            else:
-                path.unlink(missing_ok=True)  # its process died
-                lock.release()
-        return found
-
-    def _lock(self) -> filelock.BaseFileLock:
-        return cache.lock(f"sweep-{self.id}")
-
-    def _slot_lock(self, slot: int) -> filelock.BaseFileLock:
-        return cache.lock(f"sweep-{self.id}-{slot}", timeout=0)
-
-    def _claim_file(self, slot: int) -> Path:
-        return self.folder / "claims" / f"{slot}.json"
-
-    def _wish(self, wish: str | None = None) -> tuple[str, float]:
-        path = self.folder / "wish"
-        if wish is not None:
-            with cache.write_beside(path) as beside:
-                beside.write_text(wish)
-        try:
-            return path.read_text(), path.stat().st_mtime
-        except FileNotFoundError:
-            return "", 0.0
-
-    # --- parts ---
-
-    def _part(self, batch: int) -> Path:
-        return self.folder / "parts" / f"{batch:06}.parquet"
-
-    def _records(self, batch: int) -> Iterator[Record]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        origin = self.manifest["origin"]
-        identity = self.manifest["determines"]["model"]["identity"]
-        try:
-            rows = pq.read_table(self._part(batch)).to_pylist()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(
-                f"The part {batch:06} of the sweep {self.id} is damaged; delete "
-                f"{self._part(batch)} and resume the sweep."
-            ) from error
-        for row in rows:
-            result = _result_of(row, self.task, origin["model"], identity)
-            yield Record(row["number"], row["row"], row["label"], result)
-
-
-_started: list[subprocess.Popen[bytes]] = []  # kept, so that none is reported as forgotten
-
-
-class Claims:
-    """A process's part in a sweep: which batches it is at, and how fast it was."""
-
-    def __init__(self, store: Store, slot: int) -> None:
-        """Hold a slot of the store; made by `Store.claims`."""
-        self._store = store
-        self._slot = slot
-        self._batches: list[int] = []
-        self._done = set(store.finished())
-        self._shared = False  # was another at the store when a batch was last claimed?
-        self._seconds = 0.0
-        self._weight = 0.0
-        self._write()
-
-    def take(self) -> int | None:
-        """Claim one more batch that nobody has done or claimed; None where there is none."""
-        store = self._store
-        with store._lock():
-            claims = store._living_claims()
-            others = [claim for slot, claim in claims.items() if slot != self._slot]
-            if others or self._shared:
-                self._done = set(store.finished())
-            self._shared = bool(others)
-            taken = {batch for claim in others for batch in claim["batches"]}
-            free = (
-                batch
-                for batch in store._places
-                if batch not in self._done and batch not in taken and batch not in self._batches
-            )
-            batch = next(free, None)
-            if batch is not None:
-                self._batches.append(batch)
-                self._write()
-            return batch
-
-    def done(self, batch: int, seconds: float) -> None:
-        """Let go of a batch that was written, and note how long it took, for the time left."""
-        self._batches.remove(batch)
-        self._done.add(batch)
-        self._seconds += seconds
-        self._weight += self._store._weights[batch][1]
-        self._write()
-
-    def _write(self) -> None:
-        # Need not outlive a power cut: claims count only while their process lives.
-        state = {"batches": self._batches, "seconds": self._seconds, "weight": self._weight}
-        path = self._store._claim_file(self._slot)
-        path.write_text(json.dumps(state | {"pid": os.getpid()}))
-
-
-# --- making and finding stores --------------------------------------------------------------------
-
-
-def sweeps_folder() -> Path:
-    """Where sweeps are kept."""
-    return cache.home() / "sweeps"
-
-
-def sweeps() -> list[Store]:
-    """Every sweep on this disk, the newest first."""
-    found = []
-    for path in sweeps_folder().glob("*/manifest.json"):
-        store = Store(path.parent)
-        if store.manifest["determines"]["form"] == FORM:
-            found.append(store)
-    return sorted(found, key=lambda store: str(store.manifest["origin"]["created"]), reverse=True)
-
-
-def open_store(id: str) -> Store:
-    """Open a sweep by its name or by the beginning of it.
-
-    Raises:
-        ValueError: there is none, or several begin so.
-    """
-    found = [store for store in sweeps() if id and store.id.startswith(id)]
-    if len(found) != 1:
-        raise ValueError(
-            f"{'Several sweeps begin' if found else 'No sweep begins'} with {id!r}; "
-            "see `python -m core sweep --list`."
-        )
-    return found[0]
 
 
 def create(
@@ -741,10 +249,10 @@ def run(
         ValueError: the model is not the store's.
     """
     check_model(model, store.model)
-    weights = store._weights
+    weights = store.weights
     total = sum(weight for _, weight in weights.values())
     with store.claims() as claims:
-        store._wish("run")
+        store.wish("run")
         yield store.status()
         while store.wanted == "run":
             batch = claims.take()
@@ -827,12 +335,12 @@ def trace_batch(
             except (ValueError, EngineError) as error:
                 results.append(Failure(int(row["number"]), int(row["row"]), str(error)))
     traced = [
-        _row_of(row, result)
+        row_of(row, result)
         for row, result in zip(rows, results, strict=True)
         if isinstance(result, TraceResult)
     ]
     failures = [result for result in results if isinstance(result, Failure)]
-    return pa.Table.from_pylist(traced, schema=_schema()), failures
+    return pa.Table.from_pylist(traced, schema=schema()), failures
 
 
 def _trace(
@@ -1044,133 +552,3 @@ def _versions() -> dict[str, str]:
 
     packages = ("torch", "transformers", "numpy", "pyarrow")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-# --- records ----------------------------------------------------------------------------------
-
-
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    numbers, texts = pa.list_(pa.int32()), pa.list_(pa.string())
-    values = pa.list_(pa.float32())
-    return pa.schema(
-        [
-            ("number", pa.int32()),
-            ("row", pa.int64()),
-            ("label", pa.int8()),
-            ("tweet", pa.string()),
-            ("token_id", numbers),
-            ("token_label", texts),
-            ("token_start", numbers),  # characters of tweet + suffix
-            ("token_end", numbers),
-            ("token_word", numbers),
-            ("tweet_span", numbers),  # positions
-            ("word_start", numbers),
-            ("word_end", numbers),
-            ("word_in_tweet", pa.list_(pa.bool_())),
-            ("corrupted_span", numbers),
-            ("layers", pa.int32()),  # of the model
-            ("window", pa.int32()),
-            ("noise", pa.float64()),
-            ("seconds", pa.float32()),
-            ("samples", pa.int32()),
-            ("positions", numbers),  # that were traced
-            ("clean", values),  # (C,)
-            ("corrupted", values),  # (S, C)
-            ("hidden", values),  # (S, traced layers, traced positions, C), null where not traced
-            ("mlp", values),
-            ("attn", values),
-        ]
-    )
-
-
-def _row_of(row: Mapping[str, Any], result: TraceResult) -> dict[str, Any]:
-    """A trace as one row of a part."""
-    prompt, reads = result.prompt, result.reads
-    every = result.settings.every
-    some = next(iter(reads.restored.values()))
-    traced = np.flatnonzero(~np.isnan(some[0, 0, :, 0])).tolist()
-    label = row.get("label")
-    found: dict[str, Any] = {
-        "number": int(row["number"]),
-        "row": int(row["row"]),
-        "label": None if label is None or label != label else int(label),
-        "tweet": prompt.tweet,
-        "token_id": list(prompt.ids),
-        "token_label": list(prompt.labels),
-        "token_start": [token.start for token in prompt.tokens],
-        "token_end": [token.end for token in prompt.tokens],
-        "token_word": [token.word for token in prompt.tokens],
-        "tweet_span": list(prompt.tweet_span),
-        "word_start": [word.start for word in prompt.words],
-        "word_end": [word.end for word in prompt.words],
-        "word_in_tweet": [word.in_tweet for word in prompt.words],
-        "corrupted_span": list(result.corrupted_span),
-        "layers": result.layers,
-        "window": result.window,
-        "noise": result.noise,
-        "seconds": result.seconds,
-        "samples": result.samples_done,
-        "positions": traced,
-        "clean": reads.clean.astype(np.float32),
-        "corrupted": reads.corrupted.astype(np.float32).ravel(),
-    }
-    for kind, values in reads.restored.items():
-        found[kind] = values[:, ::every][:, :, traced].astype(np.float32).ravel()
-    return found
-
-
-def _result_of(row: Mapping[str, Any], task: Task, name: str, identity: str) -> TraceResult:
-    """The trace that `_row_of` made a row of."""
-    text = row["tweet"] + task.probe.suffix
-    words = row["token_word"]
-    tokens = zip(
-        row["token_id"],
-        row["token_label"],
-        row["token_start"],
-        row["token_end"],
-        words,
-        strict=True,
-    )
-    places = zip(row["word_start"], row["word_end"], row["word_in_tweet"], strict=True)
-    prompt = Prompt(
-        tweet=row["tweet"],
-        suffix=task.probe.suffix,
-        text=text,
-        tokens=tuple(Token(*token) for token in tokens),
-        words=tuple(
-            Word(
-                text[start:end],
-                start,
-                end,
-                tuple(t for t, owner in enumerate(words) if owner == index),
-                in_tweet,
-            )
-            for index, (start, end, in_tweet) in enumerate(places)
-        ),
-        tweet_span=tuple(row["tweet_span"]),
-    )
-    clean = np.array(row["clean"], dtype=np.float64)
-    samples, columns, every = row["samples"], len(clean), task.settings.every
-    positions = row["positions"]
-    restored: dict[Kind, Array] = {}
-    for kind in task.settings.kinds:
-        values = np.full((samples, row["layers"], len(prompt), columns), np.nan)
-        stored = np.array(row[kind], dtype=np.float64)
-        traced = -(-row["layers"] // every)
-        values[:, ::every, positions] = stored.reshape(samples, traced, len(positions), columns)
-        restored[kind] = values
-    corrupted = np.array(row["corrupted"], dtype=np.float64).reshape(samples, columns)
-    return TraceResult(
-        prompt=prompt,
-        probe=task.probe,
-        settings=task.settings,
-        model_name=name,
-        model_identity=identity,
-        corrupted_span=tuple(row["corrupted_span"]),
-        window=row["window"],
-        noise=row["noise"],
-        reads=Reads(clean, corrupted, restored),
-        seconds=row["seconds"],
-    )

@@ -4,7 +4,7 @@ import streamlit as st
 
 from core import session
 from core.session import averaging, labelled, probing, sweeping
-from core.sweep import Store
+from core.store import Store
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from tiny_models import make_model
 from tiny_probes import make_probe
 
 from core.prompts import build_prompt
+from core.records import Record
 from core.results import Reads, TraceResult, TraceSettings
 from core.roles import roles_of
-from core.sweep import Record
 
 LAYERS = 12
 WORDS = (

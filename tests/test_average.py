@@ -15,9 +15,9 @@ import core
 from core import average as averaging
 from core.average import average, average_by, difference
 from core.prompts import build_prompt
+from core.records import Record
 from core.results import Reads, TraceResult, TraceSettings
 from core.roles import roles_of
-from core.sweep import Record
 
 MODEL = make_model("gpt2", layers=2)
 PROBE = make_probe(MODEL)

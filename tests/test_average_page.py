@@ -17,7 +17,8 @@ from core.datasets import load_dataset
 from core.models import load_model
 from core.results import TraceSettings
 from core.session import averaging
-from core.sweep import Selection, Store
+from core.store import Store, sweeps
+from core.sweep import Selection
 
 ROOT = Path(session.__file__).parents[2]
 PATIENCE = 240.0  # seconds until what hangs is called failed
@@ -41,7 +42,7 @@ def small_world(own_home, monkeypatch, tmp_path):
     monkeypatch.setattr(averaging, "FILE", tmp_path / "average.json")
     with own_queue():
         yield
-        for store in sweep.sweeps():
+        for store in sweeps():
             store.stop()
 
 
@@ -165,7 +166,7 @@ def test_a_sweep_is_begun_runs_by_itself_and_its_average_appears():
     page.button("sweep:start").click().run()
     settled(page)
     assert not page.error
-    (store,) = sweep.sweeps()
+    (store,) = sweeps()
     assert store.manifest["determines"]["selection"]["n"] == 12
     until = time.monotonic() + PATIENCE
     while store.status().state != "done":
@@ -196,7 +197,7 @@ def test_what_cannot_be_swept_is_said_in_a_sentence(change, sentence):
     settled(page)
     assert not page.exception
     assert sentence in said(page)
-    assert not sweep.sweeps()
+    assert not sweeps()
 
 
 def test_what_is_asked_for_is_what_is_swept(monkeypatch):
@@ -213,7 +214,7 @@ def test_what_is_asked_for_is_what_is_swept(monkeypatch):
     page.selectbox("sweep:corruption").set_value("uniform").run()
     page.button("sweep:start").click().run()
     settled(page)
-    (store,) = sweep.sweeps()
+    (store,) = sweeps()
     determines = store.manifest["determines"]
     assert determines["roles"] == ["last", "sentiment_last"]
     assert determines["most_tokens"] == 2
@@ -234,7 +235,7 @@ def test_a_running_sweep_can_be_paused_and_cancelled():
     store = make_store(finished=False)
     with store.claims() as claims:
         claims.take()
-        store._wish("run")
+        store.wish("run")
         page = open_page()
         assert "Running" in badges(page)
         assert f"sweep:remove:{store.id}" not in keys(page)
@@ -259,7 +260,7 @@ def test_a_paused_sweep_is_resumed_and_its_average_so_far_is_shown(monkeypatch):
 
 def test_a_process_that_died_is_told():
     store = make_store(finished=False)
-    store._wish("run")
+    store.wish("run")
     page = open_page()
     assert "its process ended early" in bars(page)
     assert f"sweep:resume:{store.id}" in keys(page)
@@ -287,7 +288,7 @@ def test_a_sweep_is_removed_with_its_average():
     page.button(f"sweep:remove:{store.id}").click().run()
     settled(page)
     assert not page.exception
-    assert not sweep.sweeps()
+    assert not sweeps()
     assert "What you will see" in said(page)
 
 

@@ -47,6 +47,8 @@ ORDER = [
     "example",
     "counterfactuals",
     "roles",
+    "records",
+    "store",
     "sweep",
     "cluster",
     "average",

@@ -23,7 +23,8 @@ from core import sweep
 from core.models import Model, load_model
 from core.probes import Probe
 from core.results import TraceSettings
-from core.sweep import Selection, Store
+from core.store import Store, open_store, sweeps
+from core.sweep import Selection
 from core.trace import trace
 
 WORDS = "good bad happy sad great awful my flight service not love waiting @name :( day terrible"
@@ -179,8 +180,8 @@ def test_other_settings_are_another_store(own_home, model, probe) -> None:
     assert name(settings={"proxy": "bad", "seconds": 3.0}) == first
     assert name(data="called so") == first
     assert name(probe=dataclasses.replace(probe, name="mine")) == first
-    assert len(sweep.sweeps()) == 1 + len(others)
-    assert sweep.open_store(first[:10]).id == first
+    assert len(sweeps()) == 1 + len(others)
+    assert open_store(first[:10]).id == first
 
 
 def test_size_of_a_batch_is_no_other_sweep(own_home, model, probe) -> None:
@@ -335,7 +336,7 @@ def start(store: Store, folder: Path, home: Path) -> Any:
 def work(id: str, folder: Path, home: Path) -> None:
     os.environ["SENTITRACE_HOME"] = str(home)
     torch.set_num_threads(1)
-    store = sweep.open_store(id)
+    store = open_store(id)
     for _ in sweep.run(load_model(folder, device="cpu"), store):
         pass
 
@@ -436,7 +437,7 @@ def test_pause_and_stop(own_home, model, probe) -> None:
     assert list(steps) == []
     assert (store.status().state, len(store.finished())) == ("stopped", 1)
     store.remove()
-    assert sweep.sweeps() == []
+    assert sweeps() == []
 
 
 def test_stop_ends_a_batch_within(own_home, model, probe, monkeypatch) -> None:
@@ -509,7 +510,7 @@ def test_from_tweets_to_an_average(own_home, folder, tmp_path) -> None:
     options = ["--model", str(folder), "--data", str(tweets), "--probe", str(probe)]
     options += ["--n", "12", "--every", "2", "--device", "cpu"]
     said = run("sweep", *options)
-    (store,) = sweep.sweeps()
+    (store,) = sweeps()
     assert "12 of 12 tweets traced" in said
     assert f"Sweep {store.id}: 12 of 12" in run("sweep", *options)  # nothing is done again
     listed = run("sweep", "--list")

@@ -24,9 +24,9 @@ from core.commands.shared import (
 
 if TYPE_CHECKING:
     from core.average import Average, Interval, Towards
+    from core.records import Record
     from core.results import Proxy
     from core.roles import Scheme
-    from core.sweep import Record
 
 LABELS = {"positive": 1, "negative": 0}
 
@@ -90,7 +90,7 @@ def average(
     if summary is not None:
         check_out(summary, ("json",))
     from core import average as averaging
-    from core.sweep import open_store
+    from core.store import open_store
 
     store = open_store(sweep)
 

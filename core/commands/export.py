@@ -260,8 +260,8 @@ def _average_of(model: Model) -> Average | None:
     """The average of the newest sweep of these weights; that of the assets where there is none."""
     from core.average import average
     from core.example import ASSETS
+    from core.store import sweeps
     from core.studies import load
-    from core.sweep import sweeps
 
     for store in sweeps():
         if store.model.identity == model.identity and len(store) > 1:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from core.probes import Features, Probe
     from core.results import Corruption, Direction
     from core.runs import Kind
-    from core.sweep import Status, Store
+    from core.store import Status, Store
 
 ALL = "hidden,mlp,attn"
 LABELS = {"positive": 1, "negative": 0}
@@ -146,9 +146,10 @@ def sweep(
     """
     from core import sweep as sweeping
     from core.results import TraceSettings
+    from core.store import open_store, sweeps
 
     if listing:
-        _list(sweeping.sweeps())
+        _list(sweeps())
         return
     if nice:
         import psutil
@@ -176,7 +177,7 @@ def sweep(
     )
     model: Model | None = None
     if resume is not None:
-        store = sweeping.open_store(resume)
+        store = open_store(resume)
         if retry_failed:
             store.retry_failed()
         if ray is None and processes == 1:

@@ -25,8 +25,8 @@ from core.session import ASSETS, follow, job, loaded_for, plain, start, theme, t
 from core.session.probing import of_tweets
 from core.session.saving import downloads
 from core.session.sweeping import shown_count, title_of
+from core.store import Store
 from core.studies import Options, Study, keep_ablation, kept_ablation, load, study
-from core.sweep import Store
 
 if TYPE_CHECKING:
     import pandas as pd

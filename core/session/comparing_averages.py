@@ -18,7 +18,7 @@ from core.session.sweeping import title_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from core.sweep import Store
+    from core.store import Store
 
 MOST = 4
 
@@ -51,7 +51,7 @@ def names_of(stores: Sequence[Store]) -> list[str]:
 
 def page(depth: compare_figures.Depth, share: bool) -> None:
     """Choose sweeps, average them, and show them on one colour scale."""
-    from core.sweep import sweeps
+    from core.store import sweeps
 
     known = {store.id: store for store in sweeps() if store.finished()}
     if len(known) < 2:

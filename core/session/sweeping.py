@@ -1,6 +1,6 @@
 """How is a sweep asked for, begun, watched and held?
 
-A sweep runs in a process of its own (`core.sweep.Store.start`), so that leaving the page, reloading
+A sweep runs in a process of its own (`core.store.Store.start`), so that leaving the page, reloading
 it or closing the browser changes nothing; what the page shows of it is asked of the disk. Only its
 beginning (loading the model, training a probe if there is none, choosing the tweets) is work of the
 server's queue.
@@ -29,7 +29,8 @@ from core.runs import Kind
 from core.session import loaded_for, plain
 from core.session.labelled import Data
 from core.session.probing import trained_for
-from core.sweep import Selection, Status, Store
+from core.store import Status, Store, open_store, sweeps
+from core.sweep import Selection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -313,7 +314,7 @@ def _work(tokens: float, layers: int, asked: Asked) -> float:
 
 def _speed_of_sweeps(name: str) -> float | None:
     """Work a second, of the latest sweep of this model that has traced something."""
-    for store in sweep.sweeps():
+    for store in sweeps():
         if store.manifest["origin"]["model"] == name and (done := tuple(store.finished())):
             return _speed(store.id, done[: len(done) // 8 * 8 or len(done)])
     return None
@@ -323,7 +324,7 @@ def _speed_of_sweeps(name: str) -> float | None:
 def _speed(id: str, parts: tuple[int, ...]) -> float | None:
     import pyarrow.parquet as pq
 
-    store = sweep.open_store(id)
+    store = open_store(id)
     task = store.task
     asked = Asked(task.settings, Selection(), task.roles, task.most_tokens)
     work = seconds = 0.0
@@ -358,7 +359,7 @@ def machine_speed() -> float:
 def stores() -> list[Store]:
     """Every sweep on this disk, the newest first; what was read of one is kept in memory."""
     found = []
-    for store in sweep.sweeps():
+    for store in sweeps():
         stamp = (store.folder / "manifest.json").stat().st_mtime_ns
         found.append(_held(str(store.folder), stamp))
     return found
