@@ -24,8 +24,9 @@ import torch
 from benchmarks.machine import RESULTS, describe, save, say
 from core.datasets import load_dataset
 from core.features import encode
-from core.models import EMBEDDED, is_on_disk, load_model, model_folder
+from core.models import load_model
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, word_token
+from core.registry import EMBEDDED, is_on_disk, model_folder
 
 BATCH = 32
 

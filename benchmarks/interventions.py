@@ -49,10 +49,11 @@ from core.judging import (
     surprise_under,
 )
 from core.key_covariance import KeyCovariance, key_covariances
-from core.models import EMBEDDED, Model, is_on_disk, load_model
+from core.models import Model, load_model
 from core.passes import surprise
 from core.probes import probe_for
 from core.prompts import build_prompt
+from core.registry import EMBEDDED, is_on_disk
 from core.results import TraceSettings
 from core.steering import (
     Ablation,

@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.machine import RESULTS, ROOT, describe, save, say
 from core.cache import home
-from core.models import EMBEDDED, is_on_disk
+from core.registry import EMBEDDED, is_on_disk
 
 sys.path.insert(0, str(ROOT / "tests"))
 import chromium

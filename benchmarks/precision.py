@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.machine import RESULTS, describe, save, say
 from core.datasets import load_dataset
-from core.models import EMBEDDED, is_on_disk, load_model
+from core.models import load_model
 from core.probes import probe_for
+from core.registry import EMBEDDED, is_on_disk
 from core.results import TraceResult, TraceSettings
 from core.trace import trace
 

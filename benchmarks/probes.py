@@ -18,8 +18,9 @@ from typing import Any
 from benchmarks.machine import RESULTS, describe, save, say
 from core.controls import with_controls
 from core.datasets import load_dataset
-from core.models import EMBEDDED, Model, is_on_disk, load_model
+from core.models import Model, load_model
 from core.probes import train_probe
+from core.registry import EMBEDDED, is_on_disk
 
 DATA = ("vader-tweets", "vader-movies")
 FEATURES = ("probabilities", "logit_pair", "hidden")

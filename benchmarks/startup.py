@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, ROOT, describe, save, say
-from core.models import EMBEDDED, is_on_disk
+from core.registry import EMBEDDED, is_on_disk
 
 TIMES = 3
 MEASURED = {

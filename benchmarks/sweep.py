@@ -39,9 +39,10 @@ import numpy as np
 import core
 from benchmarks.machine import RESULTS, describe, load, physical_cores, save, say
 from core import cache, sweep
-from core.models import EMBEDDED, load_model
+from core.models import load_model
 from core.prompts import build_prompt
 from core.records import row_of, schema
+from core.registry import EMBEDDED
 from core.results import Reads, TraceResult, TraceSettings
 from core.store import Store
 

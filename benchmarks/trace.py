@@ -68,8 +68,8 @@ from benchmarks.kernels import peak
 from benchmarks.machine import RESULTS, ROOT, describe, physical_cores, save, say
 from benchmarks.ways.job import Job
 from core.cases import default_window
-from core.models import EMBEDDED, is_on_disk, model_folder
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.registry import EMBEDDED, is_on_disk, model_folder
 from core.runs import KINDS, window_layers
 
 PEERS = ROOT / ".venv-peers"

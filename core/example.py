@@ -87,8 +87,9 @@ def save(result: TraceResult, folder: Path = ASSETS) -> None:
 def main() -> None:
     """Make the example again, on the embedded model."""
     from core.datasets import load_dataset
-    from core.models import EMBEDDED, load_model
+    from core.models import load_model
     from core.probes import probe_for
+    from core.registry import EMBEDDED
     from core.trace import trace
 
     model = load_model(EMBEDDED)

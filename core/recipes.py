@@ -22,8 +22,9 @@ from pydantic.dataclasses import dataclass as checked
 
 from core import hub, metadata, shelf
 from core.kept import ENGINE
-from core.models import DTYPES, EMBEDDED, Model, is_on_disk, load_model, model_folder
+from core.models import DTYPES, Model, load_model
 from core.probes import Probe
+from core.registry import EMBEDDED, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
 from core.trace import trace
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from core.cache import home, lock, remove_leftovers, sha256, write_beside, write_folder_beside
 from core.datasets import BUILT_IN, dataset_file, read_ratings
 from core.hub import HubError, describe_folder, download_model, write_description
-from core.models import EMBEDDED, ORIGINAL, REGISTRY, is_on_disk, model_folder
+from core.registry import EMBEDDED, ORIGINAL, REGISTRY, is_on_disk, model_folder
 
 
 @dataclass(frozen=True)

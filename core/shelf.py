@@ -16,7 +16,8 @@ from pathlib import Path
 
 from core import cache, hub
 from core.limits import limits
-from core.models import EMBEDDED, FAMILIES, REGISTRY, check_family, model_folder
+from core.models import FAMILIES, check_family
+from core.registry import EMBEDDED, REGISTRY, model_folder
 
 _FORBIDDEN = frozenset('\\:*?"<>|')
 

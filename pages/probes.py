@@ -7,9 +7,9 @@ import streamlit as st
 
 from core import probe_figures, session
 from core.figures import Theme
-from core.models import REGISTRY
 from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.registry import REGISTRY
 from core.session import labelled, probing
 from core.session.saving import downloads
 from core.tables import safe_csv

@@ -13,7 +13,8 @@ from hypothesis import settings
 
 from core.cache import home
 from core.datasets import load_dataset
-from core.models import EMBEDDED, load_model
+from core.models import load_model
+from core.registry import EMBEDDED
 from core.setup import embedded_is_ready
 
 # No test talks to the real hub: an address where nobody listens, unless a test names a server.

@@ -24,8 +24,9 @@ import core.setup
 import core.trace
 from core.__main__ import main
 from core.datasets import dataset_file
-from core.models import REGISTRY, load_model
+from core.models import load_model
 from core.probes import Probe, kept_folder
+from core.registry import REGISTRY
 from core.results import TraceSettings
 
 ROOT = Path(core.__file__).parent.parent

@@ -19,8 +19,9 @@ from core import compare_figures, comparison, hub, metadata, session, shelf, swe
 from core.bundle import bundle
 from core.export import figure_bytes
 from core.jobs import Queue
-from core.models import EMBEDDED, load_model, model_folder
+from core.models import load_model
 from core.recipes import read_recipes
+from core.registry import EMBEDDED, model_folder
 from core.results import TraceSettings
 from core.session import comparing
 from core.session.comparing import Compared, Entry

@@ -24,8 +24,9 @@ from tiny_probes import make_probe
 from core import cache, features, hub, kept, session
 from core.datasets import dataset_file, load_dataset
 from core.features import encode
-from core.models import load_model, model_folder
+from core.models import load_model
 from core.probes import keep, kept_folder, train_probe
+from core.registry import model_folder
 from core.results import TraceSettings
 from core.trace import trace, trace_progressively
 

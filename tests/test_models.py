@@ -8,8 +8,9 @@ import torch
 from tiny_models import VARIANTS, make_model, make_network, make_tokenizer, save_folder
 from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
 
-from core import models
-from core.models import EMBEDDED, FAMILIES, REGISTRY, UnsupportedModel, load_model
+from core import models, registry
+from core.models import FAMILIES, UnsupportedModel, load_model
+from core.registry import EMBEDDED, REGISTRY
 
 
 @pytest.fixture
@@ -134,14 +135,14 @@ def test_the_embedded_model_before_set_up_names_the_command(home):
 
 
 def test_availability_and_default_follow_the_disk(home):
-    assert models.availability("gpt2") == "to be downloaded"
-    assert models.default_model()[0] == EMBEDDED
-    folder = save_folder(models.model_folder("gpt2"))
-    assert models.availability("gpt2") == "to be downloaded"  # not whole without its description
+    assert registry.availability("gpt2") == "to be downloaded"
+    assert registry.default_model()[0] == EMBEDDED
+    folder = save_folder(registry.model_folder("gpt2"))
+    assert registry.availability("gpt2") == "to be downloaded"  # not whole without its description
     description = {"key": "gpt2", "source": "test", "revision": "abc", "sha256": "1" * 64}
     (folder / "sentitrace.json").write_text(json.dumps(description))
-    assert models.availability("gpt2") == "on disk"
-    assert models.default_model()[0] == "gpt2"
+    assert registry.availability("gpt2") == "on disk"
+    assert registry.default_model()[0] == "gpt2"
     loaded = load_model("gpt2")
     assert (loaded.identity, loaded.revision) == ("1" * 64, "abc")
 

@@ -20,7 +20,6 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from core.models import EMBEDDED, model_folder
 from core.prompts import (
     DEFAULT_SUFFIX,
     DEFAULT_WORDS,
@@ -30,6 +29,7 @@ from core.prompts import (
     span_of_word,
     word_token,
 )
+from core.registry import EMBEDDED, model_folder
 
 LINES = [
     "My flight got cancelled and I love waiting here for hours, terrible service I am feeling",

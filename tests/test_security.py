@@ -20,7 +20,8 @@ from tiny_world import SENTENCES, keep_model, keep_tweets, own_queue
 import core
 from core import session, shelf
 from core.limits import FOR_STRANGERS, NUMBERS, limits
-from core.models import UnsupportedModel, load_model, model_folder
+from core.models import UnsupportedModel, load_model
+from core.registry import model_folder
 from core.session import sweeping
 from core.session.labelled import Data
 

@@ -18,7 +18,7 @@ from core import setup
 from core.cache import home, lock, sha256
 from core.datasets import BUILT_IN, dataset_file, load_dataset
 from core.hub import describe_folder
-from core.models import EMBEDDED, ORIGINAL, model_folder
+from core.registry import EMBEDDED, ORIGINAL, model_folder
 
 TEXTS = [
     "a bad day",

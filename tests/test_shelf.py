@@ -7,7 +7,8 @@ from hub_server import COMMIT, serve
 from tiny_models import save_folder
 
 from core import hub, shelf
-from core.models import EMBEDDED, UnsupportedModel, is_on_disk, load_model, model_folder
+from core.models import UnsupportedModel, load_model
+from core.registry import EMBEDDED, is_on_disk, model_folder
 
 HUB_ID = "someone/tiny-gpt2"
 OTHER = "someone/strange"

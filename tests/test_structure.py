@@ -23,6 +23,7 @@ ORDER = [
     "logs",
     "hub",
     "kernels",
+    "registry",
     "models",
     "prompts",
     "encoding",

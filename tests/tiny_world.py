@@ -9,7 +9,7 @@ from tiny_models import save_folder
 
 from core import hub, session
 from core.datasets import dataset_file
-from core.models import model_folder
+from core.registry import model_folder
 
 SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 TEXTS = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]

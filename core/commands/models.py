@@ -22,7 +22,8 @@ def setup(hub: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(as_json: bool) -> None:
     """List the models that can be named, and which of them are on this disk."""
-    from core.models import FAMILIES, REGISTRY, availability, default_model
+    from core.models import FAMILIES
+    from core.registry import REGISTRY, availability, default_model
 
     default, reason = default_model()
     if as_json:

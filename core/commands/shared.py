@@ -196,7 +196,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def default_name() -> str:
     """The model that is taken when none is named."""
-    from core.models import default_model
+    from core.registry import default_model
 
     return default_model()[0]
 

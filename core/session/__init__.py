@@ -18,7 +18,8 @@ import streamlit as st
 from core import figures, logs
 from core.jobs import Job, Progress, Queue, Step, Work
 from core.limits import limits
-from core.models import REGISTRY, Model, availability, default_model, is_on_disk, load_model
+from core.models import Model, load_model
+from core.registry import REGISTRY, availability, default_model, is_on_disk
 
 if TYPE_CHECKING:
     import pandas as pd

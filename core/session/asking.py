@@ -14,7 +14,8 @@ from core import figures, session, trace_figures
 from core.findings import TOP, overlap, peak_lines, token_of
 from core.findings import cells as cells_of
 from core.jobs import Job, Step, Work
-from core.models import Contribution, Model, availability
+from core.models import Contribution, Model
+from core.registry import availability
 from core.results import Corruption, Direction, TraceResult, TraceSettings
 from core.session.cells import layer_line, with_reach
 from core.session.saving import downloads

@@ -17,8 +17,8 @@ from core.datasets import BUILT_IN, dataset_file
 from core.figures import KINDS, label_reach, scale_bar
 from core.findings import signed
 from core.jobs import Job, Step, Work
-from core.models import REGISTRY
 from core.probes import Probe, key_of
+from core.registry import REGISTRY
 from core.results import PROXIES
 from core.roles import Scheme
 from core.session import ASSETS, follow, job, loaded_for, plain, start, theme, tweets

@@ -13,7 +13,7 @@ from core import figures, session, trace_figures
 from core.cells import CellDetails, inspect
 from core.findings import PLACES, p_values, share_of_total, token_of
 from core.jobs import Job, Step, Work
-from core.models import availability
+from core.registry import availability
 from core.results import TraceResult
 from core.session.saving import downloads
 

@@ -17,10 +17,11 @@ from core import session as pages
 from core.findings import signed
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import REGISTRY, Model, default_model, is_on_disk, load_model, model_folder
+from core.models import Model, load_model
 from core.probes import FEATURES, Features, Probe, probe_for
 from core.prompts import DEFAULT_SUFFIX, build_prompt
 from core.recipes import Recipes
+from core.registry import REGISTRY, default_model, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
 from core.session import TWEETS, plain, theme, tweets
 from core.session.saving import downloads

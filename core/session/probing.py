@@ -13,7 +13,7 @@ from core import hub
 from core.cache import cannot_keep
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import Model, load_model, model_folder
+from core.models import Model, load_model
 from core.probes import (
     FEATURES,
     FOLDS,
@@ -30,6 +30,7 @@ from core.probes import (
     with_layers,
 )
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, build_prompt
+from core.registry import model_folder
 from core.session import TWEETS, job, loaded_for, plain, tweets
 from core.session.labelled import Data
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import shelf
 from core.jobs import Job, Step, Work
-from core.models import EMBEDDED, REGISTRY, is_on_disk
+from core.registry import EMBEDDED, REGISTRY, is_on_disk
 from core.session import follow, job, plain, start
 
 

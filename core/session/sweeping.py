@@ -21,8 +21,8 @@ from core import sweep
 from core.figures import KINDS
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import REGISTRY
 from core.probes import Features, Probe
+from core.registry import REGISTRY
 from core.results import CORRUPTIONS, Corruption, Direction, TraceSettings
 from core.roles import TWEET
 from core.runs import Kind

@@ -17,9 +17,9 @@ from core.counterfactuals import propose
 from core.findings import by_words, cells
 from core.jobs import Job, Step, Work
 from core.limits import limits
-from core.models import REGISTRY, availability, default_model
 from core.probes import Features, Probe
 from core.prompts import Prompt, build_prompt
+from core.registry import REGISTRY, availability, default_model
 from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
 from core.runs import KINDS, Kind
 from core.session import loaded_for, model, plain, theme
