@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core import session
-from core.session import averaging, labelled, probing, sweeping
+from core.session import average_views, averaging, labelled, probing, sweeping
 from core.store import Store
 
 
@@ -91,7 +91,7 @@ def show(stores: list[Store]) -> None:
     st.space("small")
     averaging.heatmaps(found)
     # Another view draws itself alone, and not the page.
-    st.fragment(averaging.view)(found, store, stores, options)
+    st.fragment(average_views.view)(found, store, stores, options)
 
 
 def show_invitation() -> None:

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 from served import borrowed_home, browse, serve
 
 from core.cache import home
-from core.session.averaging import VIEWS
+from core.session.average_views import VIEWS
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 LONG = 600_000  # ms

@@ -16,7 +16,7 @@ from core import session, studies, sweep
 from core.datasets import load_dataset
 from core.models import load_model
 from core.results import TraceSettings
-from core.session import averaging
+from core.session import average_views, averaging
 from core.store import Store, sweeps
 from core.sweep import Selection
 
@@ -137,7 +137,7 @@ def test_the_example_is_shown_and_labelled_as_what_it_is():
     assert page.metric[0].label == "Average total effect, nats"
     assert "Sentiment word, last token, layers" in said(page)
     assert badges(page).count("Shown") == 4
-    for view in averaging.VIEWS:
+    for view in average_views.VIEWS:
         look(page, view)
         assert not page.error
     look(page, "sweeps")
