@@ -55,8 +55,6 @@ figures: setup
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/screenshots.py
-	PYTHONPATH=. $(BIN)/python tests/average_screenshots.py
-	PYTHONPATH=. $(BIN)/python tests/probe_screenshots.py
 
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
