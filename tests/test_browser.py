@@ -1,6 +1,7 @@
 """The dashboard in a real browser, on the embedded model: type, run, look, stop, come back."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -187,6 +188,34 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     assert other.get_by_label("Tweet", exact=True).input_value() == TWEET
     assert other.url == page.url
     other.context.close()
+
+
+def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
+    page.get_by_text("Settings", exact=True).click()
+    page.locator(".st-key-samples input").first.press("Home")
+    ask(page, LONG_TWEET)
+    expect_panels(page, "\u00b7bad *")
+    window = page.locator(".st-key-heatmap-window")
+    box = window.bounding_box()
+    assert box["height"] <= 540
+    layers = page.locator(".st-key-heatmap-strip-hidden")
+    top = layers.bounding_box()["y"]
+    window.evaluate("node => node.scrollTo(0, 400)")
+    page.wait_for_timeout(500)
+    assert window.evaluate("node => node.scrollTop") == 400
+    assert layers.bounding_box()["y"] == pytest.approx(top, abs=2)
+    tokens = panel_of_key(page, "heatmap-hidden").locator("text").all()
+    boxes = [token.bounding_box() for token in tokens]
+    rows = sorted(box["y"] for box in boxes if box and box["width"])
+    assert min(after - before for before, after in pairwise(rows)) >= 15
+
+    # A layer stands above its own column.
+    strip, cells = layers.locator("svg").last, panel_of_key(page, "heatmap-hidden").locator("svg")
+    assert strip.bounding_box()["width"] == cells.last.bounding_box()["width"]
+
+
+def panel_of_key(page: Page, key: str):
+    return page.locator(f".st-key-{key} .stVegaLiteChart")
 
 
 def test_a_tweet_that_cannot_be_read_gets_one_sentence(page):
