@@ -1,6 +1,7 @@
 # make run    set up once, then open the dashboard
 # make test   set up once, then run every test
-# make check  formatter, linter, types, tests
+# make check  formatter, linter, types, tests, known faults of dependencies
+# make coverage  the tests once more, and the lines of core that they do not run
 # make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
 # make screenshots  take the pictures of the documentation again
@@ -26,7 +27,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test check check-static figures screenshots format bench bench-peers lock clean
+.PHONY: help run setup test check check-static audit coverage figures screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,12 +43,26 @@ test: $(VENV)/.dev-installed setup
 	@$(BIN)/python tests/chromium.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
 
-check: check-static test
+check: check-static test audit
 
 check-static: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# pip-audit asks PyPI for known faults of what is pinned; not every index has it.
+audit: $(VENV)/.created
+	@if ! test -x .venv-audit/bin/pip-audit; then \
+	  $(BIN)/python -m venv --clear .venv-audit; \
+	  .venv-audit/bin/python -m pip install --disable-pip-version-check --no-input --quiet pip-audit \
+	    || echo "The dependencies were not audited: pip-audit cannot be installed from this index."; \
+	fi
+	@if test -x .venv-audit/bin/pip-audit; then \
+	  .venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip; \
+	fi
+
+coverage: $(VENV)/.dev-installed setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov $(PYTEST_OPTIONS)
 
 # FIGURES_OPTIONS go to `python -m core figures`: FIGURES_OPTIONS="--columns one --font serif".
 figures: setup
@@ -83,7 +98,7 @@ lock: $(VENV)/.dev-installed
 
 # Leaves what was fetched (SENTITRACE_HOME) alone.
 clean:
-	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps are made last, so an interrupted step is done again.
 $(VENV)/.created:
