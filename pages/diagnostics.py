@@ -25,7 +25,11 @@ def show_now() -> None:
     with left:
         st.subheader("Requests", anchor=False)
         table(diagnostics.requests(look))
-        now = f"Now: {look.running}, for {look.seconds:.0f} s. " if look.running else ""
+        now = "".join(
+            f"Now: {at.running}, for {at.seconds:.0f} s. "
+            for at in (look, session.downloads().look())
+            if at.running
+        )
         means = (
             f"Of {ended:,} that ended, the mean waited {look.waited / ended:.1f} s and ran "
             f"{look.ran / ended:.1f} s."

@@ -255,6 +255,23 @@ def test_a_model_is_fetched_listed_and_removed(served):
     assert [model.name for model in shelf.shelved()] == ["gpt2", BYTES]
 
 
+@pytest.mark.usefixtures("served")
+def test_a_download_does_not_wait_for_what_is_computed():
+    free = threading.Event()
+
+    def busy(job):
+        free.wait(PATIENCE)
+        yield 1.0, None
+
+    computed = session.queue().submit("someone else", busy)
+    try:
+        page = fetch(open_page(), NAME)
+        assert any("is on this disk" in message.value for message in page.success)
+        assert computed.progress().active
+    finally:
+        free.set()
+
+
 def test_a_download_is_cancelled_and_resumed(served, folders):
     size = (Path(folders[0]) / "model.safetensors").stat().st_size
     served.seconds_a_part = 0.5  # long enough to be cancelled on a busy machine

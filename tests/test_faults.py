@@ -84,6 +84,7 @@ def broken_home(request, own_home, monkeypatch):
         yield os.strerror(number)
     finally:
         session.queue().close(patience=PATIENCE)
+        session.downloads().close(patience=PATIENCE)
         st.cache_resource.clear()
         st.cache_data.clear()
         if is_mounted:

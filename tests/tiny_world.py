@@ -42,5 +42,6 @@ def own_queue() -> Iterator[None]:
         yield
     finally:
         session.queue().close()
+        session.downloads().close()
         st.cache_resource.clear()
         st.cache_data.clear()

@@ -44,7 +44,17 @@ FOR_OWNERS = ("diagnostics",)
 
 @st.cache_resource(show_spinner=False)
 def queue() -> Queue:
-    """The server's one queue: all users' background work stands in it."""
+    """The server's queue: what all users have computed stands in it."""
+    return _begun()
+
+
+@st.cache_resource(show_spinner=False)
+def downloads() -> Queue:
+    """The queue of downloads, which need no core: nobody who computes waits for them."""
+    return _begun()
+
+
+def _begun() -> Queue:
     logs.set_up()
     jobs = Queue()
     # A thread that still computes while Python takes itself apart brings the process down.
@@ -96,13 +106,14 @@ def remembered(place: str, key: object, make: Callable[[], T]) -> T:
 # --- background work -----------------------------------------------------------------------------
 
 
-def start(slot: str, work: Work) -> Job:
+def start(slot: str, work: Work, *, fetches: bool = False) -> Job:
     """Begin a user's work; his earlier work of the same slot is given up.
 
     The job is kept for the session, so that its result is there when he comes back to the page.
 
     Args:
         slot: of his works of one slot only the latest counts; those of `SWEEP` may be limited.
+        fetches: it waits for the network and computes nothing.
     """
     earlier = job(slot)
     if earlier is not None:
@@ -110,7 +121,8 @@ def start(slot: str, work: Work) -> Job:
     if slot == SWEEP:
         work = _counted(work)
     session = _session_id()
-    begun = queue().submit(session, work, slot=slot, wanted=_open_tab(session))
+    line = downloads() if fetches else queue()
+    begun = line.submit(session, work, slot=slot, wanted=_open_tab(session))
     st.session_state[f"job:{slot}"] = begun
     return begun
 
@@ -216,11 +228,6 @@ def heading(title: str, sentence: str) -> None:
     _frame_here()
     st.title(title, anchor=False)
     st.markdown(f":gray[{sentence}]")
-
-
-def coming() -> None:
-    """Say that a page is not built yet."""
-    st.caption("This page is not built yet.")
 
 
 def tweet_choice(example_key: str, *, height: int = 92, help: str | None = None) -> str:

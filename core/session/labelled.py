@@ -146,7 +146,7 @@ def _hub_choice() -> tuple[Table, object] | None:
         )
         split = st.text_input("Split", "train", key="split", persist_state="session", width=110)
         if st.button("Fetch", key="fetch"):
-            start("data", fetching(name.strip(), split.strip()))
+            start("data", fetching(name.strip(), split.strip()), fetches=True)
         current = job("data")
         if (
             current is not None

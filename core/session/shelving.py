@@ -133,7 +133,7 @@ def _offered(name: str) -> str:
 def _begin(name: str) -> None:
     st.session_state["fetch:what"] = name
     st.session_state["fetch:name"] = None  # the next one is chosen anew
-    start("fetch", fetching(name))
+    start("fetch", fetching(name), fetches=True)
 
 
 def _fetching() -> str | None:
