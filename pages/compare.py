@@ -51,7 +51,10 @@ def compare_tweet() -> None:
             session.follow(job, shown)
         if shown.error:
             st.error(session.plain(shown.error), icon=":material/error:")
-        show_comparison(shown.partial or ())
+    if shown is not None and shown.partial:
+        show_comparison(shown.partial)
+    else:
+        show_invitation()
 
 
 def ask_view() -> tuple[compare_figures.Depth, bool]:
@@ -103,6 +106,22 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
     comparing.sites_table(view)
     st.subheader("Difference", anchor=False)
     comparing.difference_map(view, depth)
+
+
+def show_invitation() -> None:
+    """What stands where the comparison will be."""
+    st.space("small")
+    with st.container(border=True):
+        st.markdown("**What you will see**")
+        st.markdown(
+            "The tweet traced on every model: panels on one colour scale, tokens lined up by their "
+            "words; how much of the sentiment each model loses to the noise, and the token and the "
+            "depth at which it comes back; for models of one shape also the difference, with its "
+            "interval."
+        )
+        st.markdown(
+            ":gray[Models are loaded and traced one after the other, and shown as they are done.]"
+        )
 
 
 main()
