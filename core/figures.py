@@ -597,13 +597,12 @@ def row_axis(
     if labels == "never":
         return None
     label = f"({literal(rows)})[datum.value]"
-    extent: dict[str, Any] = {}
+    reach: int | alt.ExprRef = label_reach(rows.values(), limit=limit)
     if labels == "narrow":
         # The mention of width makes Vega ask again whenever the chart is resized.
-        label = f"width >= 0 && windowSize()[0] <= {NARROW} ? {label} : ''"
-    else:
-        reach = label_reach(rows.values(), limit=limit)
-        extent = {"minExtent": reach, "maxExtent": reach}
+        narrow = f"width >= 0 && windowSize()[0] <= {NARROW}"
+        label = f"{narrow} ? {label} : ''"
+        reach = alt.ExprRef(f"{narrow} ? {reach} : 0")
     return alt.Axis(
         title=None,
         labelExpr=label,
@@ -616,7 +615,8 @@ def row_axis(
         grid=False,
         ticks=False,
         domain=False,
-        **extent,
+        minExtent=reach,  # one for all panels, which then line up
+        maxExtent=reach,
     )
 
 
