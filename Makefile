@@ -85,6 +85,7 @@ bench: setup bench-peers
 	$(BIN)/python -m benchmarks.probes
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.paint
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.trace $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.results

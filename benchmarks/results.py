@@ -8,6 +8,7 @@ Reads every `results/*.json`; no number of the report is typed by hand. A file `
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -467,6 +468,42 @@ def visitors(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def paint(found: dict[str, Any]) -> list[str]:
+    """How soon pages stand and answer."""
+    pages = [
+        [
+            name.capitalize(),
+            *(
+                f"{at(one[part] for one in looks):,.0f}"
+                for part in ("heading", "rest")
+                for at in (statistics.median, max)
+            ),
+        ]
+        for name, looks in found["pages"].items()
+    ]
+    answers = [
+        [name, f"{statistics.median(times):,.0f}", f"{max(times):,.0f}"]
+        for name, times in found["answers"].items()
+    ]
+    return [
+        "## Pages in the browser",
+        "",
+        machine_line(found),
+        "",
+        f"Milliseconds by the clock of a headless Chromium on the same machine, median and slowest "
+        f"of {found['times']}, on a server that has shown each page once (`python -m "
+        "benchmarks.paint`). A page: from the navigation of a new visitor to its heading, and to "
+        "the last change on it. Goal: 1,500.",
+        "",
+        *table(("page", "heading", "slowest", "at rest", "slowest"), pages),
+        "",
+        "An answer that needs no model: from the click to the frame that shows it. Goal: 300.",
+        "",
+        *table(("answer", "median", "slowest"), answers),
+        "",
+    ]
+
+
 OF_ANY_PROBE = ("the majority class", "the raw rule", "bag of words", "the VADER lexicon")
 """Controls that are the same whatever the probe reads."""
 
@@ -761,6 +798,7 @@ def report() -> str:
         ("probes", probes),
         ("sweep", sweeps),
         ("load", visitors),
+        ("paint", paint),
         ("kernels", kernels),
         ("memory", memory),
         ("precision", precision),
