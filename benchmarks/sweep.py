@@ -234,7 +234,10 @@ def memory(counts: tuple[int, ...]) -> list[dict[str, Any]]:
 def worker(store: Store) -> subprocess.Popen[bytes]:
     """Work at a store in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "core", "sweep", "--resume", store.id, "--no-progress"],
+        [
+            *(sys.executable, "-m", "core", "sweep", "--resume", store.id),
+            *("--processes", "1", "--no-progress"),
+        ],
         stdout=subprocess.DEVNULL,
     )
 

@@ -142,13 +142,17 @@ def use_physical_cores() -> None:
     Two threads on one core share its multipliers, and only wait for each other. OMP_NUM_THREADS,
     where it is set, is left to decide.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(physical_cores())
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on."""
     import psutil
 
-    if "OMP_NUM_THREADS" in os.environ:
-        return
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)
-    torch.set_num_threads(max(1, min(allowed or 1, physical or allowed or 1)))
+    return max(1, min(allowed or 1, physical or allowed or 1))
 
 
 @contextmanager

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import filelock
 import numpy as np
 
-from core import cache, kept
+from core import cache, kept, kernels
+from core.models import default_device
 from core.probes import Probe
 from core.records import Failure, Record, Task, result_of, schema
 from core.results import TraceSettings
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 FORM = 1
 """Version of a store's files; it is part of the name."""
 
+_WORKING_SPACE = 2**30  # bytes of a process, besides its model
+_WORTH_A_PROCESS = 10  # tweets: for fewer, starting a process takes longer than it saves
 _STARTING_SECONDS = 120.0  # how long a started process may take until it claims a batch
 
 State = Literal["running", "paused", "stopped", "done"]
@@ -205,13 +208,33 @@ class Store:
         """Ask every process that works at this store to end at once; its batch is done anew."""
         self.wish("stop")
 
-    def start(self, *, processes: int = 1, nice: int = 10) -> list[int]:
+    def fitting_processes(self, tweets: int | None = None) -> int:
+        """How many processes of one thread each should trace so many tweets on this machine.
+
+        By default those tweets that are left.
+
+        On a processor they leave it idle less than the threads of one process do
+        (`benchmarks/sweep.py`); but each holds the model, and has to be started.
+        """
+        import psutil
+
+        size = self.manifest["origin"].get("bytes")
+        if size is None or default_device().type != "cpu":
+            return 1
+        fit = psutil.virtual_memory().available // 2 // (_WORKING_SPACE + 2 * size)
+        left = len(self.tweets) - len(self) if tweets is None else tweets
+        return int(max(1, min(kernels.physical_cores(), fit, left // _WORTH_A_PROCESS)))
+
+    def start(self, *, processes: int | None = None, nice: int = 10) -> list[int]:
         """Go on in processes of their own, which outlive this one; gives their process ids.
 
-        They write to log.txt in the store's folder. `nice` makes way for other work.
+        They write to log.txt in the store's folder. `nice` makes way for other work. As many
+        processes as fit, where no number is given.
         """
+        processes = processes or self.fitting_processes()
         self.wish("start")
         command = [sys.executable, "-m", "core", "sweep", "--resume", self.id, "--no-progress"]
+        command += ["--processes", "1", "--nice", str(nice)]
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment = os.environ | {"SENTITRACE_HOME": str(cache.home())}
         if processes > 1:
@@ -220,7 +243,7 @@ class Store:
         with open(self.folder / "log.txt", "ab") as log:
             for _ in range(processes):
                 started = subprocess.Popen(
-                    [*command, "--nice", str(nice)],
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -154,6 +154,7 @@ def create(
             origin = {
                 "model": str(where.absolute()) if where.is_dir() else model.name,
                 "untrained": model.untrained,
+                "bytes": model.parameters * model.dtype.itemsize,
                 "data": data,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": _versions(),

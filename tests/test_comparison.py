@@ -37,6 +37,7 @@ def byte_model(*, layers: int = 2, words: tuple[str, ...] = (" good", " bad")) -
     tokenizer.add_tokens(list(words))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     network = make_network("llama", layers=layers)
+    network.config.max_position_embeddings = 1024  # a tweet has many bytes
     return Model(network, fast, name="bytes", identity="bytes")
 
 

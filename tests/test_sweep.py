@@ -19,7 +19,8 @@ import torch
 from tiny_models import make_model, save_folder
 from tiny_probes import make_probe
 
-from core import sweep
+from core import kernels, sweep
+from core import store as stores
 from core.models import Model, load_model
 from core.probes import Probe
 from core.results import TraceSettings
@@ -404,6 +405,20 @@ def test_two_processes_share_a_store(tmp_path, folder, monkeypatch) -> None:
     model, alone = made_in(folder, tmp_path / "alone", monkeypatch, tweets)
     list(sweep.run(model, alone))
     assert_equal(store, alone)
+
+
+def test_as_many_processes_as_fit_and_are_worth_their_start(
+    own_home, model, probe, monkeypatch
+) -> None:
+    monkeypatch.setattr(kernels, "physical_cores", lambda: 3)
+    monkeypatch.setattr(stores, "default_device", lambda: torch.device("cpu"))
+    store = sweep.create(model, probe, make_tweets(25, longest=4))
+    assert store.fitting_processes() == 2
+    assert [store.fitting_processes(tweets) for tweets in (5, 19, 30, 1000)] == [1, 1, 3, 3]
+    store.manifest["origin"]["bytes"] = 2**50
+    assert store.fitting_processes(1000) == 1
+    del store.manifest["origin"]["bytes"]  # as in a store that was made before it was noted
+    assert store.fitting_processes(1000) == 1
 
 
 def test_a_batch_is_claimed_by_one_and_freed_by_death(own_home, model, probe) -> None:

@@ -92,9 +92,7 @@ LABELS = {"positive": 1, "negative": 0}
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes that share the cores; each holds the model.",
+    help="Processes that share the cores; each holds the model.  [default: as many as fit]",
 )
 @click.option("--resume", metavar="ID", help="Go on with this sweep; other settings are its own.")
 @click.option("--retry-failed", is_flag=True, help="With --resume: try failed tweets once more.")
@@ -132,7 +130,7 @@ def sweep(
     roles: str | None,
     most_tokens: int | None,
     together: int | None,
-    processes: int,
+    processes: int | None,
     resume: str | None,
     retry_failed: bool,
     listing: bool,
@@ -180,8 +178,6 @@ def sweep(
         store = open_store(resume)
         if retry_failed:
             store.retry_failed()
-        if ray is None and processes == 1:
-            model = _model_of(store, device, progress)
     else:
         model = open_model(name, device, dtype, progress)
         probe = _probe(model, probe_file, probe_data, features, progress)
@@ -204,11 +200,15 @@ def sweep(
         from core.cluster import run_on_ray
 
         _follow(run_on_ray(store, ray, device=device), progress)
-    elif processes > 1:
+        _say(store)
+        return
+    if processes is None:
+        processes = store.fitting_processes() if device in (None, "cpu") else 1
+    if processes > 1:
         del model
         _watch(store, processes, nice, progress)
     else:
-        assert model is not None
+        model = model or _model_of(store, device, progress)
         # Progress within a batch would need the count of the whole at every look.
         _follow(sweeping.run(model, store), progress)
     _say(store)

@@ -19,7 +19,7 @@ from core.jobs import Job, Step, Work
 from core.limits import limits
 from core.models import Model, load_model
 from core.probes import FEATURES, Features, Probe, probe_for
-from core.prompts import DEFAULT_SUFFIX, build_prompt
+from core.prompts import build_prompt
 from core.recipes import Recipes
 from core.registry import REGISTRY, default_model, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
@@ -150,19 +150,11 @@ def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> 
     job.report(0.0, plain(f"Training the probe of {Entry(entry.name).label}, once"))
     return probe_for(
         trained,
-        _readable(trained),
+        tweets(),
         features=reads,
         dataset=TWEETS,
         progress=lambda done, total: job.report(done / total),
     )
-
-
-def _readable(model: Model) -> pd.DataFrame:
-    """The tweets that a model of few positions can read; all of them for any but the smallest."""
-    frame = tweets()
-    encoded = model.tokenizer([f"{text}{DEFAULT_SUFFIX}" for text in frame["text"]], verbose=False)
-    fits = [len(ids) <= model.max_positions for ids in encoded["input_ids"]]
-    return frame if all(fits) else frame[fits].reset_index(drop=True)
 
 
 def _check_memory(name: str) -> None:

@@ -335,7 +335,8 @@ def _speed(id: str, parts: tuple[int, ...]) -> float | None:
         ).to_pylist():
             seconds += row["seconds"]
             work += _work(len(row["token_id"]), row["layers"], asked)
-    return work / seconds if seconds > 0 else None
+    # What a process takes for a tweet grows with the others beside it.
+    return store.fitting_processes(len(store.tweets)) * work / seconds if seconds > 0 else None
 
 
 @st.cache_resource(show_spinner=False)
