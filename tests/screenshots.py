@@ -113,7 +113,7 @@ def trace(camera: Camera) -> None:
     page.goto(camera.address)
     page.get_by_text("Each word in turn", exact=True).click()
     page.locator(".st-key-ask-words-start button").first.click()
-    wait(page.get_by_text("matters most"))
+    wait(page.get_by_text("matters most: its total effect"))
     camera.keep(page, "each-word")
 
     ask(page, "   ", "Run trace")
