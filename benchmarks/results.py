@@ -395,7 +395,7 @@ def encode(found: dict[str, Any]) -> list[str]:
         "",
         machine_line(found),
         "",
-        f"{found['tweets']} tweets on the embedded model, one way after the other in one process "
+        f"{found['tweets']:,} tweets on the embedded model, one way after the other in one process "
         f"(`python -m benchmarks.encode --tweets {found['tweets']}`). SentiTrace is "
         f"{found['ratio']['seconds']:.1f} times as fast; log-probabilities differ by at most "
         f"{found['largest_difference']:.0e} nats.",
@@ -737,19 +737,25 @@ def sweeps(found: dict[str, Any]) -> list[str]:
     if "throughput" in found:
         measured = found["throughput"]
         alone = measured["seconds"]["one by one"]
+        names = {
+            "one by one": "one by one",
+            "sweep": "a sweep in one process",
+            "sweep, processes": f"a sweep in {measured['processes']} processes, as by default here",
+            "sweep, two tokens of each role": "a sweep of two tokens of each role, one process",
+        }
         lines += [
-            f"{measured['tweets']} tweets of {measured['tokens']:.0f} tokens on average, three "
+            f"{measured['tweets']:,} tweets of {measured['tokens']:.0f} tokens on average, three "
             "kinds, one noise sample, embedded model; the ways one after the other in one run "
-            f"(`python -m benchmarks.sweep --only throughput --tweets {measured['tweets']}`). One "
-            f"process is the way of one by one with two threads; {measured['processes']} processes "
-            "have one thread each. Two tokens of each role are less work for the same averages. "
+            f"(`python -m benchmarks.sweep --only throughput --tweets {measured['tweets']}`). One by "
+            f"one and one process use all cores in threads; of {measured['processes']} processes "
+            "each has one thread. Two tokens of each role are less work for the same averages. "
             f"Effects differ by at most {measured['largest_difference']:.0e} nats. Goal: a sweep "
             "at least 1.3 times as fast as one by one.",
             "",
             *table(
                 ("way", "seconds a tweet", "times one by one"),
                 [
-                    (way, f"{seconds:.2f}", f"{alone / seconds:.2f}")
+                    (names[way], f"{seconds:.2f}", f"{alone / seconds:.2f}")
                     for way, seconds in measured["seconds"].items()
                 ],
             ),
