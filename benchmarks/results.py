@@ -746,9 +746,9 @@ def sweeps(found: dict[str, Any]) -> list[str]:
         lines += [
             f"{measured['tweets']:,} tweets of {measured['tokens']:.0f} tokens on average, three "
             "kinds, one noise sample, embedded model; the ways one after the other in one run "
-            f"(`python -m benchmarks.sweep --only throughput --tweets {measured['tweets']}`). One by "
-            f"one and one process use all cores in threads; of {measured['processes']} processes "
-            "each has one thread. Two tokens of each role are less work for the same averages. "
+            f"(`python -m benchmarks.sweep --only throughput --tweets {measured['tweets']}`). "
+            "One by one and one process use all cores in threads; of several processes each has "
+            "one thread. Two tokens of each role are less work for the same averages. "
             f"Effects differ by at most {measured['largest_difference']:.0e} nats. Goal: a sweep "
             "at least 1.3 times as fast as one by one.",
             "",
