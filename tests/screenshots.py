@@ -31,7 +31,6 @@ PATIENCE = 1_800_000  # ms
 WIDE, NARROW = 1440, 420
 WINDOW, HIGHEST = 1000, 4600  # pixels
 SHORT = "terrible service"
-HAPPY = "Got the job!! Best news of the whole year"
 NEUTRAL = "I am going to the store"
 LONG_TWEET = (
     "Two hours at the gate \U0001f62d\U0001f62d and still no news, this is so bad "
@@ -185,7 +184,7 @@ def compare(camera: Camera) -> None:
     page.get_by_text("Models on this disk").click()
     camera.keep(page, "compare-first", (WIDE,))
     page.get_by_text("Models on this disk").click()
-    ask(page, HAPPY, "Compare")
+    ask(page, SHORT, "Compare")
     if camera.theme == "light":
         page.wait_for_timeout(4000)
         camera.keep(page, "compare-running", (WIDE,))
@@ -204,7 +203,7 @@ def interventions(camera: Camera) -> None:
     wait(page.get_by_role("alert"))
     camera.keep(page, "interventions-error", (WIDE,))
     page.get_by_role("radio", name="Steer").click()
-    ask(page, HAPPY, "Intervene")
+    ask(page, SHORT, "Intervene")
     if camera.theme == "light":
         page.wait_for_timeout(4000)
         camera.keep(page, "interventions-running", (WIDE,))

@@ -377,7 +377,7 @@ def show_readings(outcome: Outcome) -> None:
             st.dataframe(
                 reading.next_tokens[["token", "probability"]],
                 hide_index=True,
-                height=213,
+                height="content",
                 column_config={
                     "token": "Next token",
                     "probability": st.column_config.ProgressColumn(
