@@ -633,19 +633,25 @@ def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         )
         for name, arm in arms.items()
     ]
-    skipped = ", ".join(f"{len(rows)} {why}" for why, rows in found["skipped"].items() if rows)
+    whose = {
+        "long": "with more tokens than are edited",
+        "no effect": f"whose total effect {options['trace_samples']} samples cannot tell from zero",
+        "no match": "with no other token of the role",
+    }
+    left_out = ", ".join(
+        f"{len(rows)} {whose[why]}" for why, rows in found["skipped"].items() if rows
+    )
     edit = options["edit"]
     return [
         "### ROME edits and silenced cells",
         "",
-        f"n = {found['n']} held-out tweets, edited to go on with the other word; as many as there "
-        "was time for. Early site: the largest MLP cell "
-        "among the tweet's tokens in the first two thirds of the layers (layers "
+        f"n = {found['n']} held-out tweets, edited to go on with the other word. Early site: the "
+        "largest MLP cell among the tweet's tokens in the first two thirds of the layers (layers "
         f"{', '.join(map(str, sorted(set(found['layers']))))}). Random: one other token of the "
         f"same role, same layer. {edit['prefixes']} prefixes, {edit['steps']} steps, "
         f"{edit['keys']:,} keys. Silenced: the {options['silenced']} largest MLP cells set to "
         "zero, or matched random ones. Moves are in nats of the probe's log-odds, to the other "
-        f"side. {f'Left out: {skipped}. ' if skipped else ''}",
+        f"side. {f'Left out: {left_out}.' if left_out else ''}",
         "",
         *table(
             (
@@ -786,6 +792,31 @@ def sweeps(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def mutants(found: dict[str, Any]) -> list[str]:
+    """Would the tests notice a wrong engine?"""
+    total = sum(each["mutants"] for each in found.values())
+    killed = sum(each["killed"] for each in found.values())
+    rows = [
+        (
+            f"`core/{module}.py`",
+            str(each["mutants"]),
+            str(each["killed"]),
+            ", ".join(f"`{survivor}`" for survivor in each["survivors"]),
+        )
+        for module, each in found.items()
+    ]
+    return [
+        "## Mutants",
+        "",
+        f"Small wrong changes of the engine and the averages, each tried alone: the tests notice "
+        f"{killed} of {total} ({killed / total:.0%}; `PYTHONPATH=. python tests/mutants.py`). "
+        "Goal: 90%.",
+        "",
+        *table(("module", "mutants", "noticed", "not noticed"), rows),
+        "",
+    ]
+
+
 def report() -> str:
     """The whole report."""
     lines = [
@@ -810,6 +841,7 @@ def report() -> str:
         ("precision", precision),
         ("startup", startup),
         ("interventions", interventions),
+        ("mutants", mutants),
     ):
         found = load(name)
         if found is not None:

@@ -24,7 +24,7 @@ TESTS = {
     "runs": ["tests/test_runs.py", "tests/test_cases.py"],
     "cases": ["tests/test_cases.py", "tests/test_trace.py"],
     "trace": ["tests/test_trace.py", "tests/test_cases.py", "tests/test_kept.py"],
-    "results": ["tests/test_trace.py", "tests/test_cases.py"],
+    "results": ["tests/test_trace.py", "tests/test_cases.py", "tests/test_findings.py"],
     "average": ["tests/test_average.py"],
 }
 SECONDS = 600

@@ -260,6 +260,16 @@ def test_difference_on_the_same_tweets_is_paired() -> None:
         difference(average(first), average(first, proxy="bad"))
 
 
+def test_the_interval_of_a_difference_of_shares_is_in_shares() -> None:
+    first = average(many(40), normalised=True)
+    second = average(many(40, slope=0.3), normalised=True)
+    found = difference(second, first)
+    found = found[(found["kind"] != "total") & found["lower"].notna()]
+    assert (found["difference"].abs() > 1e-3).any()
+    assert (found["lower"] <= found["difference"] + 1e-9).all()
+    assert (found["difference"] <= found["upper"] + 1e-9).all()
+
+
 def test_history_and_how_many_more() -> None:
     results = many(120)
     found = average(results)

@@ -9,10 +9,9 @@ from served import borrowed_home, browse, open_dashboard, serve
 
 TWEET = "terrible service"
 PANELS = ("Hidden state", "MLP", "Attention")
-LONG_TWEET = (
-    "Two hours at the gate \U0001f62d\U0001f62d and still no news, this is so bad https://example.org/flight"
-    "?id=4711&late=yes #delayed #never again @airline please just tell us something, anything, we "
-    "are tired \U0001f634 and hungry and the kids are crying \U0001f476"
+LONG_TWEET = (  # more rows than a figure shows at once
+    "Two hours at the gate \U0001f62d and still no news, this is so bad https://example.org/late?id=47"
+    " #never again @airline please tell us something"
 )
 LONG = 900_000  # ms: the first run may have to train the probe, on two slow cores
 
@@ -54,6 +53,8 @@ def expect_panels(page: Page, label: str = "service *") -> None:
     """All three panels of the tweet stand there; its tokens are named beside the first."""
     expect(panel(page, PANELS[0]).get_by_text(label)).to_be_visible(timeout=LONG)
     for title in PANELS:
+        # For a moment the panels of the tweet before stand there too.
+        expect(panel(page, title)).to_have_count(1, timeout=LONG)
         expect(panel(page, title)).to_be_visible(timeout=LONG)
 
 
@@ -194,23 +195,25 @@ def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page)
     page.get_by_text("Settings", exact=True).click()
     page.locator(".st-key-samples input").first.press("Home")
     ask(page, LONG_TWEET)
-    expect_panels(page, "\u00b7bad *")
+    # The title stands with the layers, above what scrolls.
+    hidden = panel_of_key(page, "heatmap-hidden")
+    expect(hidden.get_by_text("\u00b7bad *")).to_be_visible(timeout=LONG)
     window = page.locator(".st-key-heatmap-window")
     box = window.bounding_box()
     assert box["height"] <= 540
     layers = page.locator(".st-key-heatmap-strip-hidden")
     top = layers.bounding_box()["y"]
-    window.evaluate("node => node.scrollTo(0, 400)")
+    window.evaluate("node => node.scrollTo(0, 150)")
     page.wait_for_timeout(500)
-    assert window.evaluate("node => node.scrollTop") == 400
+    assert window.evaluate("node => node.scrollTop") == 150
     assert layers.bounding_box()["y"] == pytest.approx(top, abs=2)
-    tokens = panel_of_key(page, "heatmap-hidden").locator("text").all()
+    tokens = hidden.locator("text").all()
     boxes = [token.bounding_box() for token in tokens]
     rows = sorted(box["y"] for box in boxes if box and box["width"])
     assert min(after - before for before, after in pairwise(rows)) >= 15
 
     # A layer stands above its own column.
-    strip, cells = layers.locator("svg").last, panel_of_key(page, "heatmap-hidden").locator("svg")
+    strip, cells = layers.locator("svg").last, hidden.locator("svg")
     assert strip.bounding_box()["width"] == cells.last.bounding_box()["width"]
 
 

@@ -1,5 +1,7 @@
 """What is run for a tweet: each corruption, and the effects that need no site to be restored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -148,7 +150,9 @@ def test_total_effects_at_several_strengths_are_those_of_traces(model, probe):
     assert row.low_error == pytest.approx(traced.low_error, abs=1e-5)
     assert row.lower < row.total_effect < row.upper
     assert row.upper - row.total_effect == pytest.approx(traced.low_reach, abs=1e-4)
-    assert (abs(table.total_effect) > 0).all()
+    weaker = core.trace(model, probe, TWEET, replace(settings, noise_scale=1.0))
+    assert table.total_effect.iloc[0] == pytest.approx(weaker.total_effect, abs=1e-5)
+    assert weaker.total_effect != pytest.approx(traced.total_effect, abs=1e-3)
 
 
 def test_each_word_in_turn_is_a_trace_with_that_word_corrupted(model, probe):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tiny_models import make_model
 from tiny_probes import make_probe
 
@@ -170,17 +171,30 @@ def test_it_ends_when_the_time_is_up(model):
     assert core.trace(model, make_probe(model), TWEET, settings).samples_done == 1
 
 
-def test_it_ends_when_the_largest_cells_stay_where_they_are(model):
-    settings = TraceSettings(samples=50, stable_for=3)
+@pytest.mark.parametrize("stable_for", [1, 3])
+def test_it_ends_when_the_largest_cells_stay_where_they_are(model, stable_for):
+    settings = TraceSettings(samples=50, stable_for=stable_for)
     pictures = list(core.trace_progressively(model, make_probe(model), TWEET, settings))
     tops = [picture.top_cells for picture in pictures]
-    assert 4 <= len(tops) < 50
-    assert tops[-4:] == [tops[-1]] * 4
-    for end in range(4, len(tops)):
-        assert tops[end - 4 : end] != [tops[end - 1]] * 4  # not before
+    alike = stable_for + 1
+    assert alike <= len(tops) < 50
+    assert tops[-alike:] == [tops[-1]] * alike
+    for end in range(alike, len(tops)):
+        assert tops[end - alike : end] != [tops[end - 1]] * alike  # not before
 
 
-def test_the_largest_cell_is_the_largest_share_of_the_total_effect(result):
+def test_errors_and_intervals_are_those_of_scipy(result):
+    low = result.low_samples
+    assert result.low_error == pytest.approx(stats.sem(low))
+    _, upper = stats.t.interval(0.95, len(low) - 1, low.mean(), stats.sem(low))
+    assert result.low_reach == pytest.approx(upper - low.mean())
+    effects = result.sample_effects["hidden"]
+    np.testing.assert_allclose(result.standard_errors["hidden"], stats.sem(effects))
+
+
+@pytest.mark.parametrize("proxy", ["log_odds", "good", "bad"])  # of either sign
+def test_the_largest_cell_is_the_largest_share_of_the_total_effect(result, proxy):
+    result = result.under(proxy)
     frame = result.frame()
     for kind, (layer, position) in result.top_cells.items():
         free = frame[(frame.kind == kind) & ~frame.trivial]
