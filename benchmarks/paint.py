@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ANSWERS = {
-    "Trace: effects as shares of the total": ("trace", "% of total", "in percent of the total"),
-    "Trace: another proxy": ("trace", "P(good)", "in P(good)"),
-    "Average: another view": ("average", "Single tweets", "Where single tweets peak"),
-    "Compare: stored averages": ("compare", "Stored averages", "averages"),
-    "Probes: a file of one's own": ("probes", "Your file", "Upload"),
+    "Trace: effects as shares of the total": ("trace", "% of total", "in percent when one site"),
+    "Trace: rows of words": ("trace", "Words", "A word's cells are"),
+    "Average: another view": ("average", "Single tweets", "Click a bar"),
+    "Compare: stored averages": ("compare", "Stored averages", "Effects in"),
+    "Probes: a file of one's own": ("probes", "Your file", "A table with a text and a label"),
 }
 """What is clicked: the page, the option, and a text that stands there afterwards."""
 
@@ -93,9 +93,11 @@ def opened(browser: Browser, address: str, page: str) -> dict[str, float]:
 
 def answered(view: Page, option: str, text: str) -> float:
     """Milliseconds from a click to what it shows."""
+    choice = view.get_by_role("radio", name=option, exact=True).last
+    choice.wait_for()
     if view.evaluate(WATCH, text):
         raise RuntimeError(f"{text!r} is there before {option!r} is chosen.")
-    view.get_by_role("radio", name=option, exact=True).first.click()
+    choice.click()
     found: float = view.evaluate("() => window.answer")
     return found
 

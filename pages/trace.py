@@ -1,5 +1,7 @@
 """The Trace page: one tweet, and where a model keeps its sentiment."""
 
+from functools import partial
+
 import streamlit as st
 
 from core import example as kept_example
@@ -111,7 +113,8 @@ def show_result(result: TraceResult, *, example: bool = False) -> None:
         downloads(
             "trace",
             charts={
-                "Trace": figures.trace_heatmaps(
+                "Trace": partial(
+                    figures.trace_heatmaps,
                     frame,
                     unit=unit,
                     title=f"\u201c{result.prompt.tweet}\u201d",

@@ -48,7 +48,8 @@ def saved(monkeypatch):
     draw = saving._choices
 
     def choices(key, charts, tables, caption, settings):
-        offered[key] = (charts, tables, caption, settings)
+        made = {name: saving.drawn(chart) for name, chart in charts.items()}
+        offered[key] = (made, tables, caption, settings)
         draw(key, charts, tables, caption, settings)
 
     monkeypatch.setattr(saving, "_choices", choices)

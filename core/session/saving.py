@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 import streamlit as st
 
@@ -15,6 +15,8 @@ from core.export import MIME, TABLE_MIME, Font, Paper, figure_bytes, table_bytes
 if TYPE_CHECKING:
     import altair as alt
     import pandas as pd
+
+    Drawable: TypeAlias = alt.TopLevelMixin | Callable[[], alt.TopLevelMixin]
 
 CALLED = {"png": "PNG", "svg": "SVG", "pdf": "PDF", "html": "HTML", "json": "Vega-Lite"}
 TABLE_CALLED = {"csv": "CSV", "parquet": "Parquet", "json": "JSON"}
@@ -29,7 +31,7 @@ class Repeatable(Protocol):
 def downloads(
     key: str,
     *,
-    charts: Mapping[str, alt.TopLevelMixin],
+    charts: Mapping[str, Drawable],
     tables: Mapping[str, pd.DataFrame],
     caption: str,
     recipe: Repeatable | None = None,
@@ -41,7 +43,8 @@ def downloads(
     Args:
         key: of the widgets; one for each place on a page.
         charts, tables: by what a person calls them. A chart whose data are frames is read when its
-            button is pressed, so that it may be large.
+            button is pressed, so that it may be large; one that takes long to make can be given as
+            what makes it.
         recipe: what makes the numbers again; every file but CSV then holds it.
     """
     settings = None if recipe is None else recipe.to_json()
@@ -52,14 +55,14 @@ def downloads(
 
 def _choices(
     key: str,
-    charts: Mapping[str, alt.TopLevelMixin],
+    charts: Mapping[str, Drawable],
     tables: Mapping[str, pd.DataFrame],
     caption: str,
     settings: str | None,
 ) -> None:
     paper = _paper_choice(key)
     for name, chart in charts.items():
-        make = partial(figure_bytes, chart, paper=paper, recipe=settings)
+        make = partial(_figure, chart, paper=paper, recipe=settings)
         _row(f"{name}, figure", name, CALLED, MIME, f"{key}:{file_name(name)}", make)
     for name, frame in tables.items():
         make = partial(table_bytes, frame, recipe=settings)
@@ -69,7 +72,7 @@ def _choices(
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "All as ZIP",
-            partial(bundle, charts, tables, caption=caption, recipe=settings, paper=paper),
+            partial(_bundle, charts, tables, caption=caption, recipe=settings, paper=paper),
             file_name=f"{file_name(key)}.zip",
             mime="application/zip",
             key=f"save:{key}:zip",
@@ -86,6 +89,23 @@ def _choices(
                 on_click="ignore",
                 help="`python -m core run settings.json` makes the same numbers again.",
             )
+
+
+def drawn(chart: Drawable) -> alt.TopLevelMixin:
+    """A chart that is given as itself or as what makes it."""
+    return chart() if callable(chart) else chart
+
+
+def _figure(chart: Drawable, form: str, **options: Any) -> bytes:
+    return figure_bytes(drawn(chart), form, **options)
+
+
+def _bundle(
+    charts: Mapping[str, Drawable],
+    tables: Mapping[str, pd.DataFrame],
+    **options: Any,
+) -> bytes:
+    return bundle({name: drawn(chart) for name, chart in charts.items()}, tables, **options)
 
 
 def _paper_choice(key: str) -> Paper | None:
