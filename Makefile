@@ -20,6 +20,7 @@ BENCH_OPTIONS ?=
 FIGURES_OPTIONS ?=
 MODEL ?=
 PYTEST_OPTIONS ?=
+AUDIT := pip-audit==2.10.1
 PEERS := causal-tracer transformer-lens
 
 # An environment whose Python is gone (upgraded, removed) is made again.
@@ -50,15 +51,21 @@ check-static: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# pip-audit asks PyPI for known faults of what is pinned; not every index has it.
+# pip-audit asks PyPI for known faults of what is pinned; not every index has it, or its answers.
 audit: $(VENV)/.created
 	@if ! test -x .venv-audit/bin/pip-audit; then \
 	  $(BIN)/python -m venv --clear .venv-audit; \
-	  .venv-audit/bin/python -m pip install --disable-pip-version-check --no-input --quiet pip-audit \
-	    || echo "The dependencies were not audited: pip-audit cannot be installed from this index."; \
+	  .venv-audit/bin/python -m pip install --disable-pip-version-check --no-input --quiet $(AUDIT) \
+	    || echo "The dependencies were not audited: $(AUDIT) cannot be installed from this index."; \
 	fi
 	@if test -x .venv-audit/bin/pip-audit; then \
-	  .venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip; \
+	  found=0; \
+	  .venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
+	    --progress-spinner off > .venv-audit/report.txt 2>&1 || found=1; \
+	  grep -v "could not be audited" .venv-audit/report.txt; \
+	  echo "$$(grep -c 'could not be audited' .venv-audit/report.txt) of" \
+	    "$$(grep -c '==' constraints.txt) pinned packages could not be looked up."; \
+	  exit $$found; \
 	fi
 
 coverage: $(VENV)/.dev-installed setup
