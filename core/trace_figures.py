@@ -187,7 +187,7 @@ def noise_curve(frame: pd.DataFrame, *, unit: str, theme: Theme = "light") -> al
             shape=alt.Shape("said:N").scale(domain=meanings, range=["circle", "square"]),
             color=alt.Color("said:N")
             .scale(domain=meanings, range=[BLUE[theme], MARKS])
-            .legend(orient="top", title=None, offset=2, labelLimit=220),
+            .legend(orient="top", title=None, offset=2, labelLimit=220, columns=1),
             tooltip=[
                 alt.Tooltip("scale:Q", title="standard deviations"),
                 alt.Tooltip("total_effect:Q", title="total effect", format="+.2f"),
