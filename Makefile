@@ -51,7 +51,8 @@ check-static: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# pip-audit asks PyPI for known faults of what is pinned; not every index has it, or its answers.
+# pip-audit asks PyPI for known faults of what is pinned. What it finds is an error; that it cannot
+# be had here, or gets no answers, is only said.
 audit: $(VENV)/.created
 	@if ! test -x .venv-audit/bin/pip-audit; then \
 	  $(BIN)/python -m venv --clear .venv-audit; \
@@ -59,13 +60,12 @@ audit: $(VENV)/.created
 	    || echo "The dependencies were not audited: $(AUDIT) cannot be installed from this index."; \
 	fi
 	@if test -x .venv-audit/bin/pip-audit; then \
-	  found=0; \
 	  .venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
-	    --progress-spinner off > .venv-audit/report.txt 2>&1 || found=1; \
+	    --progress-spinner off > .venv-audit/report.txt 2>&1 || true; \
 	  grep -v "could not be audited" .venv-audit/report.txt; \
 	  echo "$$(grep -c 'could not be audited' .venv-audit/report.txt) of" \
 	    "$$(grep -c '==' constraints.txt) pinned packages could not be looked up."; \
-	  exit $$found; \
+	  ! grep -q '^Found [0-9]* known vulnerabilit' .venv-audit/report.txt; \
 	fi
 
 coverage: $(VENV)/.dev-installed setup

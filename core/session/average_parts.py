@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -18,6 +20,8 @@ from core.studies import Study
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from core.session.saving import Drawable
 
 
 def totals_frame(found: Study) -> pd.DataFrame:
@@ -93,22 +97,33 @@ def line_figure(average: Average, draw: Any, caption: str) -> Any:
 def end_figure(
     key: str, average: Average, draw: Any, table: pd.DataFrame, line: str, caption: str, name: str
 ) -> None:
-    """What the page says below a figure, and Save beside it; a file has the whole caption."""
-    said, save = below_figure()
-    said.caption(plain(line))
-    with save:
-        downloads(
-            key,
-            charts={name: line_figure(average, draw, caption)},
-            tables={name: table},
-            caption=caption,
-        )
+    """What stands below a figure by layer."""
+    save_below(
+        key,
+        charts={name: partial(line_figure, average, draw, caption)},
+        tables={name: table},
+        caption=caption,
+        said=line,
+    )
 
 
-def below_figure() -> tuple[Any, Any]:
-    """A place for what is said below a figure, and one at its right for Save."""
-    said, save = st.columns([8, 1], gap="medium")
-    return said, save.container(horizontal=True, horizontal_alignment="right")
+def save_below(
+    key: str,
+    *,
+    charts: Mapping[str, Drawable],
+    tables: Mapping[str, pd.DataFrame],
+    caption: str,
+    said: str = "",
+) -> None:
+    """What the page says below a figure, by default its caption, and Save beside it.
+
+    Args:
+        caption: what a file has.
+    """
+    left, right = st.columns([8, 1], gap="medium")
+    left.caption(plain(said or caption))
+    with right.container(horizontal=True, horizontal_alignment="right"):
+        downloads(key, charts=charts, tables=tables, caption=caption)
 
 
 def short_unit(average: Average) -> str:

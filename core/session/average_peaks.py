@@ -14,9 +14,8 @@ from core.figures import KINDS
 from core.probes import Probe, key_of
 from core.registry import REGISTRY
 from core.session import plain, theme, tweets
-from core.session.average_parts import below_figure
+from core.session.average_parts import save_below
 from core.session.probing import of_tweets
-from core.session.saving import downloads
 from core.store import Store
 from core.studies import Study
 
@@ -86,18 +85,15 @@ def single_tweets(found: Study, store: Store | None) -> None:
         f"How many of {len(peaks):,} tweets have their largest {KINDS[kind or kinds[0]]} effect at "
         "each role and layer; cells fixed by construction are left out."
     )
-    below, save = below_figure()
-    below.caption(plain(caption))
-    with save:
-        downloads(
-            "peaks",
-            charts={
-                "Peaks by role": drawing.peak_roles(peaks, titles=titles),
-                "Peaks by layer": drawing.peak_layers(here, layers),
-            },
-            tables={"Peaks": average.peaks},
-            caption=caption,
-        )
+    save_below(
+        "peaks",
+        charts={
+            "Peaks by role": drawing.peak_roles(peaks, titles=titles),
+            "Peaks by layer": drawing.peak_layers(here, layers),
+        },
+        tables={"Peaks": average.peaks},
+        caption=caption,
+    )
     if not place:
         st.info("Click a bar to list its tweets.", icon=":material/ads_click:")
         return

@@ -14,12 +14,12 @@ from core.figures import KINDS, scale_bar
 from core.findings import signed
 from core.session import follow, job, plain, start, theme
 from core.session.average_parts import (
-    below_figure,
     end_figure,
     kind_panels,
     line_figure,
     role_choice,
     row_of_panels,
+    save_below,
     short_unit,
     totals_frame,
 )
@@ -196,20 +196,22 @@ def _compared(
             f"{signed(row['upper'])}) {short_unit(first)}."
         )
     caption = f"{said} {drawing.caption_of(first, 'Each mean')}"
-    below, save = below_figure()
-    below.caption(plain(said))
-    with save:
-        downloads(
-            name,
-            charts={
-                "Difference": drawing.heatmap_figure(
-                    cells, titles=titles, unit=f"{unit}, {minus}", caption=caption
-                ),
-                "By layer": line_figure(first, draw, caption),
-            },
-            tables={"Difference": apart, "By layer": lines},
-            caption=caption,
-        )
+    save_below(
+        name,
+        charts={
+            "Difference": partial(
+                drawing.heatmap_figure,
+                cells,
+                titles=titles,
+                unit=f"{unit}, {minus}",
+                caption=caption,
+            ),
+            "By layer": partial(line_figure, first, draw, caption),
+        },
+        tables={"Difference": apart, "By layer": lines},
+        caption=caption,
+        said=said,
+    )
 
 
 def difference_cells(apart: pd.DataFrame, average: Average) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import streamlit as st
@@ -17,13 +18,12 @@ from core.results import PROXIES
 from core.roles import Scheme
 from core.session import ASSETS, follow, job, plain, start, theme
 from core.session.average_parts import (
-    below_figure,
     interval_line,
     kind_panels,
+    save_below,
     short_unit,
     totals_frame,
 )
-from core.session.saving import downloads
 from core.session.sweeping import shown_count, title_of
 from core.store import Store
 from core.studies import Options, Study, load, study
@@ -227,25 +227,27 @@ def heatmaps(found: Study) -> None:
         st.caption(f"change in {plain(unit)}")
         st.altair_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
     kind_panels(frame, titles, end, unit, "average:heatmap")
-    said, save = below_figure()
-    said.caption(plain(caption))
     title = f"{average.about['model']}, {average.n:,} tweets"
-    with save:
-        downloads(
-            "average",
-            charts={
-                "Roles by layers": drawing.heatmap_figure(
-                    frame, titles=titles, unit=unit, title=title, caption=caption
-                )
-            },
-            tables={
-                "Average effects": frame,
-                "Total effects": totals_frame(found),
-                "Peaks of tweets": average.peaks,
-                "Settings": _settings_frame(found),
-            },
-            caption=caption,
-        )
+    save_below(
+        "average",
+        charts={
+            "Roles by layers": partial(
+                drawing.heatmap_figure,
+                frame,
+                titles=titles,
+                unit=unit,
+                title=title,
+                caption=caption,
+            )
+        },
+        tables={
+            "Average effects": frame,
+            "Total effects": totals_frame(found),
+            "Peaks of tweets": average.peaks,
+            "Settings": _settings_frame(found),
+        },
+        caption=caption,
+    )
 
 
 def _origin_line(found: Study, store: Store | None) -> str:

@@ -18,12 +18,13 @@ from core.findings import signed
 from core.jobs import Job, Step, Work
 from core.limits import limits
 from core.models import Model, load_model
-from core.probes import FEATURES, Features, Probe, probe_for
+from core.probes import FEATURES, Features, Probe
 from core.prompts import build_prompt
 from core.recipes import Recipes
 from core.registry import REGISTRY, default_model, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
-from core.session import TWEETS, plain, theme, tweets
+from core.session import plain, theme
+from core.session.probing import trained_for
 from core.session.saving import downloads
 from core.session.shelving import describe
 from core.trace import trace
@@ -147,14 +148,7 @@ def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> 
     """The probe of a model; a twin is read by that of its model, which is trained first."""
     build_prompt(model, text)  # a tweet that cannot be read is refused before any training
     trained = load_model(entry.name) if entry.untrained else model
-    job.report(0.0, plain(f"Training the probe of {Entry(entry.name).label}, once"))
-    return probe_for(
-        trained,
-        tweets(),
-        features=reads,
-        dataset=TWEETS,
-        progress=lambda done, total: job.report(done / total),
-    )
+    return trained_for(job, trained, reads)
 
 
 def _check_memory(name: str) -> None:

@@ -15,9 +15,8 @@ from core.jobs import Job, Step, Work
 from core.registry import REGISTRY
 from core.results import PROXIES
 from core.session import follow, job, loaded_for, plain, start, theme
-from core.session.average_parts import below_figure
+from core.session.average_parts import save_below
 from core.session.averaging import show_claim
-from core.session.saving import downloads
 from core.store import Store
 from core.studies import Study, keep_ablation, kept_ablation
 
@@ -67,15 +66,12 @@ def punctuation_test(found: Study, store: Store | None) -> None:
         f"(not ! and ?), {counts['sentiment']:,} of them a sentiment word; bands are 95% bootstrap "
         "intervals over tweets."
     )
-    below, save = below_figure()
-    below.caption(plain(caption))
-    with save:
-        downloads(
-            "punctuation",
-            charts={"Silenced tokens": draw(groups), "Beyond the control": draw(apart)},
-            tables={"Silenced tokens": frame},
-            caption=caption,
-        )
+    save_below(
+        "punctuation",
+        charts={"Silenced tokens": draw(groups), "Beyond the control": draw(apart)},
+        tables={"Silenced tokens": frame},
+        caption=caption,
+    )
 
 
 def _ablated(store: Store) -> pd.DataFrame | None:
