@@ -146,12 +146,11 @@ def heatmap(
     Raises:
         ValueError: the frame holds no site of this kind.
     """
-    panel = _panel(
+    return _panel(
         frame, kind, _slim, end=end, unit=unit, labels=labels, theme=theme,
         title=None if strip else title, grey=grey, row=row, strip=strip, chosen=chosen,
-        select=select,
+        select=select, **AS_WIDE_AS_ITS_PLACE,
     )  # fmt: skip
-    return panel.properties(**AS_WIDE_AS_ITS_PLACE)
 
 
 def layer_strip(
@@ -195,6 +194,7 @@ def _panel(
     strip: bool = False,
     chosen: Cell | None = None,
     select: str | None = None,
+    **place: Any,
 ) -> alt.LayerChart:
     cells = frame.loc[frame["kind"] == kind]
     if cells.empty:
@@ -211,7 +211,7 @@ def _panel(
     first = cells.drop_duplicates("position")
     tokens = dict(zip(first["position"].tolist(), first["token"], strict=True))
     # The words of a tooltip stand in the specification once, not in every row.
-    base = alt.Chart(form(cells.assign(state=state))).transform_calculate(
+    base = alt.Chart().transform_calculate(
         token=f"({literal(tokens)})[datum.position]",
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         f" : datum.state & {_EXACT} ? 'none: nothing is drawn' : 'needs two samples'",
@@ -225,7 +225,7 @@ def _panel(
         x,
         y,
         color=alt.Color("effect:Q").scale(_scale(end, theme, grey)).legend(None),
-        opacity=alt.condition(f"datum.state & {_FADED}", alt.value(FADED), alt.value(1)),
+        opacity=alt.OpacityValue(1, condition={"test": f"datum.state & {_FADED}", "value": FADED}),
         tooltip=[
             alt.Tooltip("token:N", title="token"),
             alt.Tooltip("layer:Q", title="layer"),
@@ -278,10 +278,12 @@ def _panel(
         drawn.append(first_row.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
     size = row or (TIGHT_ROW if len(token_labels) > TALL else ROW)
     chart = alt.LayerChart(
+        data=form(cells.assign(state=state)),
         layer=drawn,
         height=size * len(token_labels),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
         description=f"{KINDS.get(kind, kind)}: effect in {unit}, tokens down, layers across",
+        **place,
     )
     if tall:
         chart.resolve = alt.Resolve(axis=alt.AxisResolveMap(x="independent"))
@@ -337,7 +339,7 @@ def scale_bar(
                 domain=False,
                 labelPadding=4,
             ),
-            x2="to:Q",
+            x2=alt.X2("to:Q"),
         )
         .properties(
             view=alt.ViewBackground(stroke=None),
