@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -46,7 +47,11 @@ def run_trace(page: AppTest, text: str, *, samples: int = 2) -> AppTest:
 
 
 def charts(page: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
+    """What is drawn, checked against Vega-Lite's schema, which a served page leaves out."""
+    specs = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
+    for spec in specs:
+        alt.Root.validate(spec)
+    return specs
 
 
 def titles(page: AppTest) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import altair as alt
 import streamlit as st
 
 from core import figures
@@ -541,11 +542,24 @@ def heatmaps(
                     select="cell" if on_click else None,
                 )
                 if on_click is None:
-                    st.altair_chart(chart, key=f"{key}:{kind}")
+                    _draw(chart, f"{key}:{kind}")
                 else:
-                    st.altair_chart(
+                    _draw(
                         chart,
-                        key=f"{key}:{kind}",
+                        f"{key}:{kind}",
                         selection_mode="cell",
                         on_select=lambda kind=kind: on_click(kind),
                     )
+
+
+def _draw(chart: alt.LayerChart, key: str, **options: Any) -> None:
+    """Draw a chart of one frame as `st.altair_chart` does, without checking it once more.
+
+    Against Vega-Lite's schema, which takes longer than all else that an answer without a model
+    needs of the server. The tests check what the pages draw.
+    """
+    cells = chart.data
+    chart.data = alt.NamedData("cells")
+    # Below the top level Altair adds no theme of its own, which other threads may be setting.
+    spec = chart.to_dict(validate=False, context={"top_level": False})
+    st.vega_lite_chart({**spec, "datasets": {"cells": cells}}, key=key, **options)
