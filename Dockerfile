@@ -33,6 +33,7 @@ RUN useradd --uid 10001 --create-home --home-dir /home/sentitrace sentitrace \
  && install -d -o sentitrace -g sentitrace /data
 COPY --from=build /app /app
 WORKDIR /app
+# Without an address for the browser, Streamlit asks a web service what this machine's is.
 ENV PATH=/app/.venv/bin:$PATH \
     HF_HOME=/data/huggingface \
     HOME=/tmp \
@@ -41,6 +42,7 @@ ENV PATH=/app/.venv/bin:$PATH \
     SENTITRACE_HOME=/data \
     SENTITRACE_LOG=json \
     SENTITRACE_PUBLIC=1 \
+    STREAMLIT_BROWSER_SERVER_ADDRESS=localhost \
     STREAMLIT_SERVER_ADDRESS=0.0.0.0 \
     STREAMLIT_SERVER_FILE_WATCHER_TYPE=none \
     STREAMLIT_SERVER_HEADLESS=true \

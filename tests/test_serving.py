@@ -58,6 +58,10 @@ def test_it_is_public_by_default_and_speaks_to_this_machine_alone():
     assert all(port.startswith("127.0.0.1:") for port in SERVICE["ports"])
 
 
+def test_its_start_asks_no_web_service_for_this_machines_address():
+    assert "STREAMLIT_BROWSER_SERVER_ADDRESS=" in DOCKERFILE
+
+
 def test_its_health_is_asked_for():
     (check,) = (rest for name, rest in instructions() if name == "HEALTHCHECK")
     assert "/_stcore/health" in check
