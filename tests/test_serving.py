@@ -62,6 +62,11 @@ def test_its_start_asks_no_web_service_for_this_machines_address():
     assert "STREAMLIT_BROWSER_SERVER_ADDRESS=" in DOCKERFILE
 
 
+def test_it_stops_at_once_while_it_sets_up():
+    # A shell that is process 1 ignores SIGTERM, and only a kill ends it.
+    assert SERVICE["init"] is True
+
+
 def test_its_health_is_asked_for():
     (check,) = (rest for name, rest in instructions() if name == "HEALTHCHECK")
     assert "/_stcore/health" in check
