@@ -36,6 +36,7 @@ WORKDIR /app
 # Without an address for the browser, Streamlit asks a web service what this machine's is.
 ENV PATH=/app/.venv/bin:$PATH \
     HF_HOME=/data/huggingface \
+    HF_HUB_DISABLE_PROGRESS_BARS=1 \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -62,6 +62,10 @@ def test_its_start_asks_no_web_service_for_this_machines_address():
     assert "STREAMLIT_BROWSER_SERVER_ADDRESS=" in DOCKERFILE
 
 
+def test_no_progress_bars_are_drawn_between_the_lines_of_its_log():
+    assert "HF_HUB_DISABLE_PROGRESS_BARS=1" in DOCKERFILE
+
+
 def test_it_stops_at_once_while_it_sets_up():
     # A shell that is process 1 ignores SIGTERM, and only a kill ends it.
     assert SERVICE["init"] is True
