@@ -1,12 +1,12 @@
 """The Probes page: train a probe, judge it against its controls, keep it, and use it."""
 
+from functools import partial
 from typing import Any
 
 import altair as alt
 import streamlit as st
 
 from core import probe_figures, session
-from core.figures import Theme
 from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
 from core.registry import REGISTRY
@@ -118,39 +118,40 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     if report.controls:
         with st.expander("What the controls are"):
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
-    drawn = list(charts_of(probe, session.theme()).values())
+    charts = charts_of(probe)
+    drawn = list(charts.values())
     across = 2 if len(drawn) == 4 else 3
     for start in range(0, len(drawn), across):
         places = st.columns(across, gap="medium")
         for place, chart in zip(places, drawn[start : start + across], strict=False):
-            place.altair_chart(chart)
+            place.altair_chart(chart(theme=session.theme()))
     downloads(
         "probe",
-        charts=charts_of(probe, "light"),
+        charts=charts,
         tables={"summary": probe_figures.score_table(report), **report.tables()},
         caption=probing.origin_line(probe),
     )
     show_mistakes(key, probe, texts)
 
 
-def charts_of(probe: Probe, theme: Theme) -> dict[str, alt.LayerChart]:
-    """The curves of a probe's report by what they are called."""
+def charts_of(probe: Probe) -> dict[str, partial[alt.LayerChart]]:
+    """The curves of a probe's report by what they are called; each is drawn when it is called."""
     report, tables = probe.report, probe.report.tables()
     charts = {}
     if report.controls:
-        charts["Controls"] = probe_figures.comparison(tables["controls"], theme=theme)
+        charts["Controls"] = partial(probe_figures.comparison, tables["controls"])
     if report.layers:
-        charts["Layers"] = probe_figures.layer_curve(
+        charts["Layers"] = partial(
+            probe_figures.layer_curve,
             tables["layers"],
             chosen=probe.layer,
             beside=report.accuracy if probe.reads == "words" else None,
-            theme=theme,
         )
-    charts["Confusion"] = probe_figures.confusion(tables["confusion"], theme=theme)
-    charts["Calibration"] = probe_figures.calibration(tables["calibration"], theme=theme)
-    charts["ROC"] = probe_figures.roc(tables["roc"], theme=theme)
+    charts["Confusion"] = partial(probe_figures.confusion, tables["confusion"])
+    charts["Calibration"] = partial(probe_figures.calibration, tables["calibration"])
+    charts["ROC"] = partial(probe_figures.roc, tables["roc"])
     if report.learning:
-        charts["Learning"] = probe_figures.learning_curve(tables["learning"], theme=theme)
+        charts["Learning"] = partial(probe_figures.learning_curve, tables["learning"])
     return charts
 
 
