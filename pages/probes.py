@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import streamlit as st
 
 from core import probe_figures, session
@@ -118,7 +119,8 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     if report.controls:
         with st.expander("What the controls are"):
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
-    charts = charts_of(probe)
+    tables = report.tables()
+    charts = charts_of(probe, tables)
     drawn = list(charts.values())
     across = 2 if len(drawn) == 4 else 3
     for start in range(0, len(drawn), across):
@@ -128,15 +130,15 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     downloads(
         "probe",
         charts=charts,
-        tables={"summary": probe_figures.score_table(report), **report.tables()},
+        tables={"summary": probe_figures.score_table(report), **tables},
         caption=probing.origin_line(probe),
     )
-    show_mistakes(key, probe, texts)
+    show_mistakes(key, probe, tables.get("mistakes"), texts)
 
 
-def charts_of(probe: Probe) -> dict[str, partial[alt.LayerChart]]:
+def charts_of(probe: Probe, tables: dict[str, pd.DataFrame]) -> dict[str, partial[alt.LayerChart]]:
     """The curves of a probe's report by what they are called; each is drawn when it is called."""
-    report, tables = probe.report, probe.report.tables()
+    report = probe.report
     charts = {}
     if report.controls:
         charts["Controls"] = partial(probe_figures.comparison, tables["controls"])
@@ -155,10 +157,11 @@ def charts_of(probe: Probe) -> dict[str, partial[alt.LayerChart]]:
     return charts
 
 
-def show_mistakes(key: str, probe: Probe, texts: dict[int, str]) -> None:
+def show_mistakes(
+    key: str, probe: Probe, mistakes: pd.DataFrame | None, texts: dict[int, str]
+) -> None:
     """The tweets that it is most wrong about, each a step away from its trace."""
     st.subheader("Most wrong about", anchor=False)
-    mistakes = probe.report.tables().get("mistakes")
     if mistakes is None:
         st.caption("Nothing: every text was predicted right.")
         return
