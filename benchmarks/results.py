@@ -497,7 +497,8 @@ def paint(found: dict[str, Any]) -> list[str]:
         "",
         *table(("page", "heading", "slowest", "at rest", "slowest"), pages),
         "",
-        "An answer that needs no model: from the click to the frame that shows it. Goal: 300.",
+        "An answer that needs no model: from the click to the last change that it makes, that of "
+        "the figures included. Goal: 300.",
         "",
         *table(("answer", "median", "slowest"), answers),
         "",
