@@ -260,7 +260,11 @@ def figure(found: dict[str, Any]) -> alt.VConcatChart | None:
         lines.append(chart)
     if not lines:
         return None
-    return alt.vconcat(*lines).configure_view(stroke=None).configure_legend(labelLimit=0)
+    return (
+        alt.vconcat(*lines)
+        .configure_view(stroke=None)
+        .configure_legend(labelLimit=0, orient="bottom", columns=1)
+    )
 
 
 def traces(name: str, found: dict[str, Any]) -> list[str]:
