@@ -190,6 +190,11 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     assert other.url == page.url
     other.context.close()
 
+    # From the cell a person goes on to change it.
+    page.get_by_role("button", name="Intervene here").click()
+    expect(page.get_by_role("heading", name="Interventions", exact=True)).to_be_visible()
+    assert page.get_by_label("Tweet", exact=True).input_value() == TWEET
+
 
 def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
     page.get_by_text("Settings", exact=True).click()
