@@ -25,15 +25,13 @@ from core.figures import (
     KINDS,
     MARKS,
     RAMP,
-    Labels,
     Theme,
     framed,
     layer_ticks,
-    literal,
-    row_axis,
     scale_bar,
     scale_end,
 )
+from core.rows import Labels, literal, row_axis
 from core.trace_figures import BLUE, ORANGE
 
 ROLE_LIMIT = 190  # pixels of a role's name beside a panel

@@ -25,13 +25,12 @@ from core.figures import (
     ROW,
     TALL,
     TIGHT_ROW,
-    Labels,
     Theme,
     framed,
-    row_axis,
     scale_bar,
     scale_end,
 )
+from core.rows import Labels, row_axis
 
 if TYPE_CHECKING:
     import pandas as pd

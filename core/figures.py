@@ -9,21 +9,21 @@ pair can be told apart with every common form of colour blindness.
 What is certain is not said by colour alone: cells that cannot be told from zero are faded, cells
 that are fixed by construction hatched, and the largest other cell of a panel has a frame.
 
-Zero is transparent, so that a chart reads well on a light page, a dark page and on paper. The
-numbers of a trace that is still sharpening change the data alone and, as the scale ends on round
-numbers, hardly ever the specification: the browser then redraws cells in place.
+Zero is transparent, so that a chart reads well on a light page, a dark page and on paper. Another
+sample, unit, end of the scale or chosen cell, and words in place of tokens, change the data alone
+and never a panel's specification: the browser then redraws its cells in place.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
+
+from core.rows import Labels, Rows, literal, row_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     """Kind, layer and position."""
 
 Theme = Literal["light", "dark"]
-Labels = Literal["always", "narrow", "never"]
 
 KINDS = {"hidden": "Hidden state", "mlp": "MLP", "attn": "Attention"}
 """Kinds of site in the order in which they are drawn, and what a person calls them."""
@@ -70,9 +69,7 @@ ROW, TIGHT_ROW = 20, 18  # pixels per token; labels of 12 px cannot touch
 WIDE_ROW = 26  # pixels per token of a panel that stands alone
 FADED = 0.28  # opacity of a cell that cannot be told from zero
 NOTHING = 1e-12  # a largest effect below this is rounding, and gets no scale of its own
-NARROW = 640  # pixels: windows up to this width show the panels one below the other
 TALL = 24  # tokens; a taller panel has tighter rows and names its layers above too
-LABEL_LIMIT = 130  # pixels; a longer token label is cut off with an ellipsis
 AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
     "autosize": {"type": "fit-x", "contains": "padding"},
     "padding": {"left": 0, "right": 2, "top": 2, "bottom": 2},
@@ -108,18 +105,13 @@ def scale_end(frame: pd.DataFrame) -> float:
     return float(f"{step * power:.3g}")
 
 
-def label_width(frame: pd.DataFrame) -> int:
-    """Pixels that the token labels beside a panel take, about."""
-    return label_reach(_labels(frame).values())
-
-
 def heatmap(
     frame: pd.DataFrame,
     kind: str,
     *,
     end: float,
-    unit: str,
     labels: Labels = "always",
+    rows: Rows | None = None,
     theme: Theme = "light",
     title: str | None = None,
     grey: bool = False,
@@ -134,9 +126,9 @@ def heatmap(
         frame: as `TraceResult.frame()` gives it, or `findings.cells`, which adds what is faded and
             which cell is the largest.
         end: where the colour scale ends on both sides, from `scale_end` of all panels together.
-        unit: of the effects, such as "log-odds of positive".
         labels: of the tokens. "narrow" shows them only in windows so narrow that the panels stand
             one below the other; beside another panel they would only be repeated.
+        rows: all that the panel may come to show; None takes those of the frame.
         grey: no colours, for a trace whose cells mean nothing.
         row: pixels per token.
         strip: leave title and layer axis to `layer_strip`, which stays in sight above.
@@ -147,20 +139,24 @@ def heatmap(
         ValueError: the frame holds no site of this kind.
     """
     return _panel(
-        frame, kind, _slim, end=end, unit=unit, labels=labels, theme=theme,
+        frame, kind, _slim, end=end, labels=labels, rows=rows, theme=theme,
         title=None if strip else title, grey=grey, row=row, strip=strip, chosen=chosen,
         select=select, **AS_WIDE_AS_ITS_PLACE,
     )  # fmt: skip
 
 
 def layer_strip(
-    frame: pd.DataFrame, kind: str, *, title: str, labels: Labels = "always"
+    frame: pd.DataFrame,
+    kind: str,
+    *,
+    title: str,
+    labels: Labels = "always",
+    rows: Rows | None = None,
 ) -> alt.Chart:
     """Title and layer axis of a panel, as wide as the panel, to stand above one that scrolls."""
     cells = frame.loc[frame["kind"] == kind]
-    shown = {} if labels == "never" else _labels(frame)
     layers = cells.drop_duplicates("layer")[["layer"]].astype("int16").assign(position=0)
-    axis = row_axis(shown, labels)
+    axis = row_axis((rows or Rows.of(frame)).labels, labels)
     if axis is not None:
         axis.labelExpr = "''"
     strip: alt.Chart = (
@@ -185,10 +181,10 @@ def _panel(
     form: Callable[[pd.DataFrame], Any],
     *,
     end: float,
-    unit: str,
     labels: Labels,
     theme: Theme,
     title: str | None,
+    rows: Rows | None = None,
     grey: bool = False,
     row: int | None = None,
     strip: bool = False,
@@ -202,17 +198,20 @@ def _panel(
             f"There is no site of kind {kind!r} in this trace; it holds "
             f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
         )
-    token_labels = _labels(frame)
+    rows = rows or Rows.of(frame)
     layers = int(cells["layer"].max()) + 1
     layer_axis = _layer_axis(layers)
     x = alt.X("layer:O").axis(None if strip else alt.Axis(orient="bottom", **layer_axis))
-    y = alt.Y("position:O").axis(row_axis(token_labels, labels))
-    state = _state(cells, kind, chosen)
-    first = cells.drop_duplicates("position")
-    tokens = dict(zip(first["position"].tolist(), first["token"], strict=True))
+    y = alt.Y("row:O").axis(row_axis(rows.labels, labels))
+    drawn_cells = cells.assign(
+        row=cells["position"] + rows.first,
+        shade=cells["effect"] / end,
+        state=_state(cells, kind, chosen),
+    )
+    shown = drawn_cells["row"].nunique()
     # The words of a tooltip stand in the specification once, not in every row.
     base = alt.Chart().transform_calculate(
-        token=f"({literal(tokens)})[datum.position]",
+        token=f"({literal(rows.names)})[datum.row]",
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         f" : datum.state & {_EXACT} ? 'none: nothing is drawn' : 'needs two samples'",
         told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : datum.state & {_FADED} ? 'no'"
@@ -224,7 +223,7 @@ def _panel(
     effects = base.mark_rect(aria=False, width={"band": 1 + layers / 1500}, **pointer).encode(
         x,
         y,
-        color=alt.Color("effect:Q").scale(_scale(end, theme, grey)).legend(None),
+        color=alt.Color("shade:Q").scale(_scale(theme, grey)).legend(None),
         opacity=alt.OpacityValue(1, condition={"test": f"datum.state & {_FADED}", "value": FADED}),
         tooltip=[
             alt.Tooltip("token:N", title="token"),
@@ -270,19 +269,19 @@ def _panel(
         framed(_LARGEST, INK[theme], 1.5),
         framed(_CHOSEN, CHOSEN[theme], 3),
     ]
-    tall = len(token_labels) > TALL and not strip
+    tall = shown > TALL and not strip
     if tall:
         # The layers stay in sight at the top of the panel too.
         above = alt.X("layer:O").axis(orient="top", **{**layer_axis, "title": None})
-        first_row = base.transform_filter(f"datum.position == {min(token_labels)}")
+        first_row = base.transform_filter(f"datum.row == {drawn_cells['row'].min()}")
         drawn.append(first_row.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
-    size = row or (TIGHT_ROW if len(token_labels) > TALL else ROW)
+    size = row or (TIGHT_ROW if shown > TALL else ROW)
     chart = alt.LayerChart(
-        data=form(cells.assign(state=state)),
+        data=form(drawn_cells),
         layer=drawn,
-        height=size * len(token_labels),
+        height=alt.Step(size),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
-        description=f"{KINDS.get(kind, kind)}: effect in {unit}, tokens down, layers across",
+        description=f"{KINDS.get(kind, kind)}: effects, tokens down, layers across",
         **place,
     )
     if tall:
@@ -394,7 +393,6 @@ def trace_heatmaps(
             kind,
             _inline if inline else _slim,
             end=end,
-            unit=unit,
             labels="never" if i else "always",
             theme=theme,
             title=titles[kind],
@@ -565,70 +563,10 @@ def corrupted_with(result: TraceResult) -> str:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _scale(end: float, theme: Theme, grey: bool = False) -> alt.Scale:
+def _scale(theme: Theme, grey: bool = False) -> alt.Scale:
+    """Of effects as shares of the scale's end."""
     colours = GREY if grey else RAMP[theme]
-    return alt.Scale(
-        domain=[-end, -end / 2, 0, end / 2, end], range=list(colours), clamp=True, nice=False
-    )
-
-
-def _labels(frame: pd.DataFrame) -> dict[int, str]:
-    """Labels of the tokens by position, a star behind those that are corrupted."""
-    tokens = frame.drop_duplicates("position").sort_values("position")
-    return {
-        int(position): f"{token}{' *' if corrupted else ''}"
-        for position, token, corrupted in zip(
-            tokens["position"], tokens["token"], tokens["corrupted"], strict=True
-        )
-    }
-
-
-def literal(labels: Mapping[int, str]) -> str:
-    """A literal of Vega's expression language: JSON in ASCII is safe, whatever the tokens hold."""
-    return json.dumps({str(position): label for position, label in labels.items()})
-
-
-def row_axis(
-    rows: Mapping[int, str], labels: Labels, *, limit: int = LABEL_LIMIT
-) -> alt.Axis | None:
-    """The axis beside a heatmap's rows, which are named by their numbers.
-
-    Args:
-        limit: pixels; a longer label is cut off with an ellipsis.
-    """
-    if labels == "never":
-        return None
-    label = f"({literal(rows)})[datum.value]"
-    reach: int | alt.ExprRef = label_reach(rows.values(), limit=limit)
-    if labels == "narrow":
-        # The mention of width makes Vega ask again whenever the chart is resized.
-        narrow = f"width >= 0 && windowSize()[0] <= {NARROW}"
-        label = f"{narrow} ? {label} : ''"
-        reach = alt.ExprRef(f"{narrow} ? {reach} : 0")
-    return alt.Axis(
-        title=None,
-        labelExpr=label,
-        labelLimit=limit,
-        labelOverlap=False,
-        labelFlush=False,
-        labelBound=False,
-        labelPadding=6,
-        labelFontSize=12,
-        grid=False,
-        ticks=False,
-        domain=False,
-        minExtent=reach,  # one for all panels, which then line up
-        maxExtent=reach,
-    )
-
-
-def label_reach(labels: Iterable[str], *, limit: int = LABEL_LIMIT) -> int:
-    """Pixels that rows' labels take, about; wide characters count twice."""
-    widths = [
-        sum(1.0 if unicodedata.east_asian_width(c) in "NaHA" else 1.8 for c in label)
-        for label in labels
-    ]
-    return min(limit, round(7 * max(widths, default=1))) + 10
+    return alt.Scale(domain=[-1, -0.5, 0, 0.5, 1], range=list(colours), clamp=True, nice=False)
 
 
 def _layer_axis(layers: int) -> dict[str, Any]:
@@ -659,17 +597,17 @@ def layer_ticks(layers: int) -> list[int]:
 
 def _slim(cells: pd.DataFrame) -> pd.DataFrame:
     """Only what the chart reads, in the fewest bytes: it is sent anew for every noise sample."""
-    slim = cells[["layer", "position", "effect", "standard_error", "samples", "state"]]
-    return slim.astype(
-        {
-            "layer": "int16",
-            "position": "int16",
-            "effect": "float32",
-            "standard_error": "float32",
-            "samples": "int16",
-            "state": "uint8",
-        }
-    )
+    types = {
+        "layer": "int16",
+        "position": "int16",
+        "row": "int16",
+        "effect": "float32",
+        "shade": "float32",
+        "standard_error": "float32",
+        "samples": "int16",
+        "state": "uint8",
+    }
+    return cells[list(types)].astype(types)
 
 
 def with_interval(mean: float, reach: float) -> str:

@@ -244,18 +244,22 @@ def by_words(frame: pd.DataFrame, result: TraceResult) -> pd.DataFrame:
     The last token, not the largest of them, so that nothing is selected by what it shows; in Meng
     et al. 2022 too it is the last token of a name that carries it. Tokens without a word stay.
     """
-    last = {
-        token.word: position
-        for position, token in enumerate(result.prompt.tokens)
-        if token.word >= 0
-    }
-    stays = frame["word"].lt(0) | frame["word"].map(last).eq(frame["position"])
-    shown = frame[stays].reset_index(drop=True)
-    texts = {number: result.prompt.words[number].text for number in last}
+    last = last_tokens(result)
+    shown = frame[frame["position"].isin(list(last))].reset_index(drop=True)
+    texts = {word: result.prompt.words[word].text for word in last.values() if word >= 0}
     shown["token"] = shown["word"].map(texts).fillna(shown["token"])
     spans = {result.prompt.tokens[position].word for position in result.corrupted_span}
     shown["corrupted"] = shown["corrupted"] | shown["word"].isin(spans - {-1})
     return shown
+
+
+def last_tokens(result: TraceResult) -> dict[int, int]:
+    """The words' last tokens, and those of no word: position to the word's number or -1."""
+    words = [token.word for token in result.prompt.tokens]
+    last = {word: position for position, word in enumerate(words)}
+    return {
+        position: word for position, word in enumerate(words) if word < 0 or last[word] == position
+    }
 
 
 def overlap(first: TraceResult, second: TraceResult, *, top: int = TOP) -> pd.DataFrame:

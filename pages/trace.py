@@ -9,6 +9,7 @@ from core import figures, session
 from core.findings import findings
 from core.recipes import Recipe
 from core.results import TraceResult
+from core.rows import rows_of
 from core.session import asking, cells, probing, recalling, tracing
 from core.session.saving import downloads
 
@@ -104,7 +105,7 @@ def show_result(result: TraceResult, *, example: bool = False) -> None:
     tracing.heatmaps(
         frame,
         end=end,
-        unit=unit,
+        rows=rows_of(result, words=view["rows"] == "words"),
         grey=found.health.ok is False,
         chosen=cell,
         on_click=cells.take_click,

@@ -196,6 +196,31 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     assert page.get_by_label("Tweet", exact=True).input_value() == TWEET
 
 
+def test_words_in_place_of_tokens_and_shares_in_place_of_nats_redraw_the_panels_in_place(page):
+    ask(page, "unbelievably terrible service")
+    expect_panels(page)
+    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+    drawn = page.locator(".stVegaLiteChart:has-text('layer') svg.marks")
+    expect(drawn).to_have_count(3)
+    for svg in drawn.all():
+        svg.evaluate("svg => svg.setAttribute('data-drawn', 'once')")
+    before = panel(page, "Hidden state").bounding_box()
+
+    page.get_by_role("radio", name="Words", exact=True).last.click()
+    expect(panel(page, "Hidden state").get_by_text("unbelievably *", exact=True)).to_be_visible()
+    expect(page.get_by_text("A word's cells are those of its last token")).to_be_visible()
+    after = panel(page, "Hidden state").bounding_box()
+    assert (after["x"], after["width"]) == (before["x"], before["width"])
+    assert after["height"] < before["height"]
+
+    page.get_by_role("radio", name="% of total", exact=True).click()
+    expect(page.get_by_text("in percent when one site")).to_be_visible()
+    assert [svg.get_attribute("data-drawn") for svg in drawn.all()] == ["once"] * 3
+    # A click still finds its cell.
+    click_cell(page, "Hidden state", "unbelievably *", 3)
+    expect(page.get_by_text(re.compile("unbelievably.*layer 3"))).to_be_visible()
+
+
 def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
     page.get_by_text("Settings", exact=True).click()
     page.locator(".st-key-samples input").first.press("Home")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tiny_models import make_model
 from tiny_probes import make_probe
 
-from core import figures
+from core import figures, findings
+from core import rows as rows_module
 from core.results import PROXIES, TraceSettings
 from core.trace import trace
 
@@ -24,13 +25,23 @@ UNIT = "log-odds of positive"
 
 def panel(frame=None, kind="hidden", **options):
     frame = make_frame() if frame is None else frame
-    return figures.heatmap(frame, kind, **{"end": 5.0, "unit": UNIT} | options).to_dict()
+    return figures.heatmap(frame, kind, **{"end": 5.0} | options).to_dict()
 
 
 def rows(spec):
     """The data of a specification; every layer of a panel reads the same."""
     (data,) = spec["datasets"].values()
     return pd.DataFrame(data)
+
+
+def without_data(spec):
+    """The specification, which a browser compares to know whether to build a chart anew."""
+    (name,) = spec.pop("datasets")
+    return json.dumps(spec).replace(name, "data")
+
+
+def drawn_height(spec):
+    return spec["height"]["step"] * rows(spec)["row"].nunique()
 
 
 def marks(spec):
@@ -64,14 +75,17 @@ def test_a_panel_holds_the_cells_of_its_kind_and_only_what_it_draws():
     expected = frame[frame["kind"] == "mlp"].reset_index(drop=True)
     assert list(drawn["effect"]) == pytest.approx(list(expected["effect"]))
     assert list(drawn["position"]) == list(expected["position"])
-    assert set(drawn) == {"layer", "position", "effect", "standard_error", "samples", "state"}
+    assert list(drawn["shade"]) == pytest.approx(list(expected["effect"] / 5.0))
+    assert set(drawn) == {
+        *("layer", "position", "row", "effect", "shade", "standard_error", "samples", "state"),
+    }
 
 
 def test_tokens_go_down_and_layers_across():
     encoding = panel()["layer"][0]["encoding"]
-    assert (encoding["y"]["field"], encoding["y"]["type"]) == ("position", "ordinal")
+    assert (encoding["y"]["field"], encoding["y"]["type"]) == ("row", "ordinal")
     assert (encoding["x"]["field"], encoding["x"]["type"]) == ("layer", "ordinal")
-    assert encoding["color"]["field"] == "effect"
+    assert encoding["color"]["field"] == "shade"
 
 
 def test_corrupted_tokens_are_starred_and_the_others_are_not():
@@ -137,12 +151,9 @@ def test_the_largest_cell_is_framed_and_so_is_the_chosen_one():
 
 
 def test_another_chosen_cell_changes_the_data_alone():
-    specs = []
-    for cell in (("hidden", 2, 3), ("hidden", 4, 1), None):
-        spec = panel(chosen=cell)
-        (name,) = spec.pop("datasets")
-        specs.append(json.dumps(spec).replace(name, "data"))
-    assert specs[0] == specs[1] == specs[2]
+    cells = (("hidden", 2, 3), ("hidden", 4, 1), None)
+    first, second, none = [without_data(panel(chosen=cell)) for cell in cells]
+    assert first == second == none
 
 
 def test_a_trace_that_means_nothing_has_no_colours():
@@ -174,7 +185,7 @@ def test_rows_that_are_left_out_leave_the_others_their_names():
         "3": f"{TOKENS[3]} *",
         "6": TOKENS[6],
     }
-    assert spec["height"] == 3 * figures.ROW
+    assert drawn_height(spec) == 3 * figures.ROW
 
 
 def test_title_and_layers_can_stand_above_a_panel_that_scrolls():
@@ -205,7 +216,8 @@ def test_a_long_tweet_is_sent_in_less_than_a_megabyte(layers, tokens):
 
 
 def parts_of(frame):
-    return [frame[frame["kind"] == kind].assign(state=0) for kind in ("hidden", "mlp", "attn")]
+    drawn = frame.assign(row=0, shade=0.0, state=0)
+    return [drawn[drawn["kind"] == kind] for kind in ("hidden", "mlp", "attn")]
 
 
 def test_one_sample_has_no_standard_error():
@@ -215,8 +227,8 @@ def test_one_sample_has_no_standard_error():
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_scale_is_diverging_and_centred_on_a_transparent_zero(theme):
-    scale = panel(theme=theme, end=4.0)["layer"][0]["encoding"]["color"]["scale"]
-    assert scale["domain"] == [-4.0, -2.0, 0, 2.0, 4.0]
+    scale = panel(theme=theme)["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domain"] == [-1, -0.5, 0, 0.5, 1]  # shares of the scale's end
     assert len(scale["range"]) == 5
     assert scale["range"][2].endswith(", 0)")
     assert scale["clamp"] is True
@@ -225,7 +237,7 @@ def test_the_scale_is_diverging_and_centred_on_a_transparent_zero(theme):
 def test_labels_have_room_however_many_tokens_there_are():
     for count in (3, 30, 120):
         spec = panel(make_frame(tokens=tuple(f"t{i}" for i in range(count))))
-        assert spec["height"] >= 18 * count
+        assert drawn_height(spec) >= 18 * count
         assert token_axis(spec)["labelOverlap"] is False
         assert token_axis(spec)["labelFontSize"] < 18
 
@@ -250,7 +262,7 @@ def test_layer_ticks_are_round_and_few(layers, count):
 
 def test_labels_can_be_kept_for_narrow_windows_or_left_out():
     narrow = token_axis(panel(labels="narrow"))["labelExpr"]
-    assert f"windowSize()[0] <= {figures.NARROW}" in narrow
+    assert f"windowSize()[0] <= {rows_module.NARROW}" in narrow
     assert token_axis(panel(labels="never")) is None
 
 
@@ -271,13 +283,27 @@ def test_a_kind_that_was_not_traced_is_refused():
 def test_a_sharper_picture_changes_the_data_alone():
     """The browser then redraws cells in place instead of building the chart anew."""
     before, after = make_frame(samples=2), make_frame(samples=3)
-    after["effect"] *= 0.98
-    specs = []
-    for frame in (before, after):
-        spec = panel(frame, end=figures.scale_end(frame))
-        (name,) = spec.pop("datasets")
-        specs.append(json.dumps(spec).replace(name, "data"))
-    assert specs[0] == specs[1]
+    after["effect"] *= 1.7
+    ends = [figures.scale_end(frame) for frame in (before, after)]
+    assert ends[0] != ends[1]
+    first, second = [
+        without_data(panel(frame, end=end))
+        for frame, end in zip((before, after), ends, strict=True)
+    ]
+    assert first == second
+
+
+def test_shares_and_words_change_the_data_alone(result):
+    tokens = findings.cells(result)
+    words = findings.by_words(tokens, result)
+    assert len(words) < len(tokens)
+    raw, share, worded = [
+        without_data(
+            panel(frame, end=figures.scale_end(frame), rows=rows_module.rows_of(result, words=by))
+        )
+        for frame, by in ((tokens, False), (figures.as_shares(tokens), False), (words, True))
+    ]
+    assert raw == share == worded
 
 
 # --- the scale -----------------------------------------------------------------------------------
@@ -325,8 +351,9 @@ def test_all_panels_of_a_figure_share_one_scale():
         "Attention",
     ]
     scales = [panel["layer"][0]["encoding"]["color"]["scale"] for panel in panels["hconcat"]]
-    assert scales[0]["domain"] == [-5.0, -2.5, 0, 2.5, 5.0]
     assert scales[0] == scales[1] == scales[2]
+    effects = pd.concat(pd.DataFrame(data) for data in list(spec["datasets"].values())[:3])
+    assert effects["shade"].tolist() == pytest.approx((effects["effect"] / 5.0).tolist())
     assert bar["encoding"]["x"]["scale"]["domain"] == [-5.0, 5.0]
     axes = [token_axis(panel) for panel in panels["hconcat"]]
     assert [axis is None for axis in axes] == [False, True, True]

@@ -66,6 +66,7 @@ ORDER = [
     "shelf",
     "metadata",
     "recipes",
+    "rows",
     "figures",
     "trace_figures",
     "probe_figures",

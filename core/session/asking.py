@@ -257,7 +257,7 @@ def _beside(result: TraceResult, other: TraceResult, names: dict[str, str]) -> A
     both = pd.concat(frames, ignore_index=True)
     end, unit = min(figures.scale_end(both), 150.0), "% of the total effect"
     scale.altair_chart(figures.scale_bar(end, unit, theme=session.theme()), key="beside:scale")
-    heatmaps(both, end=end, unit=unit, key="beside:map", titles=titles)
+    heatmaps(both, end=end, key="beside:map", titles=titles)
     return figures.trace_heatmaps(
         both,
         unit=unit,

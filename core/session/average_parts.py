@@ -11,9 +11,10 @@ import streamlit as st
 from core import average_figures as drawing
 from core import average_findings as words
 from core.average import Average
-from core.figures import KINDS, label_reach
+from core.figures import KINDS
 from core.findings import signed
 from core.results import PROXIES
+from core.rows import label_reach
 from core.session import plain, theme
 from core.session.saving import downloads
 from core.studies import Study

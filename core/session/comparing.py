@@ -23,6 +23,7 @@ from core.prompts import build_prompt
 from core.recipes import Recipes
 from core.registry import REGISTRY, default_model, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
+from core.rows import label_reach
 from core.session import plain, theme
 from core.session.probing import trained_for
 from core.session.saving import downloads
@@ -387,7 +388,7 @@ def heatmaps(view: View, depth: compare_figures.Depth) -> None:
     """For each kind of site, the models side by side and their twins below."""
     end = compare_figures.shared_end(view.cells, view.nothing)
     deepest = max(view.layers.values())
-    reach = figures.label_reach(compare_figures.row_labels(view.cells))
+    reach = label_reach(compare_figures.row_labels(view.cells))
     for kind, called in figures.KINDS.items():
         if not view.cells["kind"].eq(kind).any():
             continue
@@ -478,7 +479,7 @@ def difference_map(view: View, depth: compare_figures.Depth) -> None:
     )
     end = figures.scale_end(frame)
     kinds = [kind for kind in figures.KINDS if frame["kind"].eq(kind).any()]
-    reach = figures.label_reach(compare_figures.row_labels(frame))
+    reach = label_reach(compare_figures.row_labels(frame))
     layers = view.results[chosen[0]].layers
     st.altair_chart(
         figures.scale_bar(end, view.unit, theme=theme()), key="compare:difference:scale"

@@ -11,6 +11,7 @@ from core import compare_figures, comparison, figures
 from core.average import TOWARDS, Average, average
 from core.jobs import Job, Step, Work
 from core.results import PROXIES
+from core.rows import label_reach
 from core.session import follow, job, plain, start, theme
 from core.session.saving import downloads
 from core.session.sweeping import title_of
@@ -112,7 +113,7 @@ def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: boo
     with st.container(width=420, gap="xsmall"):
         st.caption(f"Mean change in {plain(unit)}; one scale for all panels")
         st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="compare:averages:scale")
-    reach = figures.label_reach(compare_figures.row_labels(cells))
+    reach = label_reach(compare_figures.row_labels(cells))
     for kind, called in figures.KINDS.items():
         if not cells["kind"].eq(kind).any():
             continue

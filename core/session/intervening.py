@@ -437,7 +437,7 @@ def show_traces(outcome: Outcome) -> None:
     frame = pd.concat(frames, ignore_index=True)
     unit = figures.unit_of(outcome.trace_before)
     end = figures.scale_end(frame)
-    heatmaps(frame, end=end, unit=unit, key="intervention-map", titles=titles)
+    heatmaps(frame, end=end, key="intervention-map", titles=titles)
     st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="intervention:scale")
     st.caption(
         f"{figures.KINDS[kind]}: each cell is how far the proxy ({plain(unit)}) returns when that "

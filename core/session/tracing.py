@@ -22,6 +22,7 @@ from core.probes import Features, Probe
 from core.prompts import Prompt, build_prompt
 from core.registry import REGISTRY, availability, default_model
 from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
+from core.rows import Labels, Rows
 from core.runs import KINDS, Kind
 from core.session import loaded_for, model, plain, theme
 from core.session.probing import choice_of, probes_of, trained_for
@@ -492,7 +493,7 @@ def heatmaps(
     frame: pd.DataFrame,
     *,
     end: float,
-    unit: str,
+    rows: Rows | None = None,
     grey: bool = False,
     chosen: figures.Cell | None = None,
     on_click: Callable[[Kind], None] | None = None,
@@ -504,35 +505,38 @@ def heatmaps(
     A long tweet's panels scroll inside the figure, and their layers stay in sight above them.
 
     Args:
+        rows: all that the panels may come to show; None takes those of the frame.
         on_click: called with the kind when a cell of its panel is clicked; the selection is then
             in the session's state under `key:kind`.
     """
     kinds = list(dict.fromkeys(frame["kind"]))
-    rows = frame["position"].nunique()
-    long = rows > LONG
+    rows = rows or Rows.of(frame)
+    long = frame["position"].nunique() > LONG
     alone = len(kinds) == 1
     # The leftmost panel has the token labels beside it, and room for them: where the page is
     # 1440 pixels wide, a panel is about 375.
-    widths = [1 + figures.label_width(frame) / 375] + [1.0] * (len(kinds) - 1)
+    widths = [1 + rows.width / 375] + [1.0] * (len(kinds) - 1)
     if long:
         widths = [1.0] * len(kinds)
     with st.container(height=WINDOW if long else "content", border=False, key=f"{key}:window"):
         for i, (kind, column) in enumerate(zip(kinds, st.columns(widths), strict=True)):
             # Far down in a long tweet the leftmost panel's labels are no help to the others.
-            labels: figures.Labels = "always" if long or not i else "narrow"
+            labels: Labels = "always" if long or not i else "narrow"
             with column:
                 if long:
                     with st.container(key=f"{key}:strip:{kind}"):
                         st.altair_chart(
-                            figures.layer_strip(frame, kind, title=titles[kind], labels=labels),
+                            figures.layer_strip(
+                                frame, kind, title=titles[kind], labels=labels, rows=rows
+                            ),
                             key=f"{key}:layers:{kind}",
                         )
                 chart = figures.heatmap(
                     frame,
                     kind,
                     end=end,
-                    unit=unit,
                     labels=labels,
+                    rows=rows,
                     theme=theme(),
                     title=titles[kind],
                     grey=grey,
