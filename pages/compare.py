@@ -4,6 +4,7 @@ import streamlit as st
 
 from core import compare_figures, figures, session
 from core.session import comparing, comparing_averages, shelving
+from core.session.charts import show_chart
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
     end = compare_figures.shared_end(view.cells, view.nothing)
     with st.container(width=420, gap="xsmall"):
         st.caption(f"Change in {session.plain(view.unit)}; one scale for all panels")
-        st.altair_chart(figures.scale_bar(end, view.unit, theme=session.theme()))
+        show_chart(figures.scale_bar(end, view.unit, theme=session.theme()), key="compare:scale")
     comparing.heatmaps(view, depth)
     st.caption(session.plain(comparing.caption_of(view)))
     st.subheader("Sites found", anchor=False)

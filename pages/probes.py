@@ -12,6 +12,7 @@ from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
 from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
 from core.registry import REGISTRY
 from core.session import labelled, probing
+from core.session.charts import show_chart
 from core.session.saving import downloads
 from core.tables import safe_csv
 
@@ -121,12 +122,12 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
     tables = report.tables()
     charts = charts_of(probe, tables)
-    drawn = list(charts.values())
+    drawn = list(charts.items())
     across = 2 if len(drawn) == 4 else 3
     for start in range(0, len(drawn), across):
         places = st.columns(across, gap="medium")
-        for place, chart in zip(places, drawn[start : start + across], strict=False):
-            place.altair_chart(chart(theme=session.theme()))
+        for place, (name, chart) in zip(places, drawn[start : start + across], strict=False):
+            show_chart(chart(theme=session.theme()), f"probe:{name}", place=place)
     downloads(
         "probe",
         charts=charts,

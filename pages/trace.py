@@ -11,6 +11,7 @@ from core.recipes import Recipe
 from core.results import TraceResult
 from core.rows import rows_of
 from core.session import asking, cells, probing, recalling, tracing
+from core.session.charts import show_chart
 from core.session.saving import downloads
 
 
@@ -94,7 +95,7 @@ def show_result(result: TraceResult, *, example: bool = False) -> None:
     end = figures.scale_end(frame)
     found = findings(result)
     with measured:
-        st.altair_chart(figures.scale_bar(end, unit, theme=session.theme()), key="scale")
+        show_chart(figures.scale_bar(end, unit, theme=session.theme()), key="scale")
     with said, st.container(key="said"):
         st.subheader(figures.headline(result), anchor=False)
         st.text(f"\u201c{result.prompt.tweet}\u201d")

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 import pytest
 from average_traces import records
+from drawn import charts, titles
 from streamlit.testing.v1 import AppTest
 from tiny_probes import make_probe
 from tiny_world import keep_model, keep_tweets, own_queue
@@ -98,14 +99,6 @@ def badges(page: AppTest) -> str:
     return " ".join(text.value for text in page.markdown if "badge" in text.value)
 
 
-def specs(page: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
-
-
-def titles(page: AppTest) -> list[str]:
-    return [spec["title"]["text"] for spec in specs(page) if "title" in spec]
-
-
 def keys(page: AppTest) -> list[str]:
     return [button.key for button in page.button]
 
@@ -123,7 +116,7 @@ def test_a_page_without_any_average_says_what_will_be_there():
     page = open_page()
     assert not page.exception
     assert "What you will see" in said(page)
-    assert not specs(page)
+    assert not charts(page)
     assert "sweep:start" in keys(page)
 
 
@@ -326,7 +319,7 @@ def test_how_it_is_counted_can_be_changed():
     assert page.metric[0].label == "Average total effect, probe's probability of positive"
     page.selectbox("average:roles").set_value("paper").run()
     settled(page)
-    first = json.dumps(specs(page)[1])
+    first = json.dumps(charts(page)[1])
     assert "Last corrupted token" in first
     page.toggle("average:normalised").set_value(True).run()
     settled(page)

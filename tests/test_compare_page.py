@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import streamlit as st
+from drawn import charts
 from hub_server import serve
 from streamlit.testing.v1 import AppTest
 from test_comparison import byte_model
@@ -77,10 +78,6 @@ def compare(page: AppTest, names, twins=(), text=TWEET) -> AppTest:
     page.multiselect("compare:twins").set_value(list(twins)).run()
     page.button("compare:run").click().run()
     return finish(page)
-
-
-def charts(page: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
 
 
 def view(page: AppTest, *, share: bool = False) -> comparing.View:

@@ -1,9 +1,9 @@
 """The Interventions page: choose an intervention, see it before and after, and save it."""
 
-import json
 from pathlib import Path
 
 import pytest
+from drawn import titles
 from streamlit.testing.v1 import AppTest
 from tiny_held import tweets_with_neutral_ones
 from tiny_world import keep_model, keep_tweets, own_queue
@@ -57,11 +57,6 @@ def intervene(page: AppTest) -> AppTest:
     return page.run()
 
 
-def charts(page: AppTest) -> list[str]:
-    specs = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
-    return [spec["title"]["text"] for spec in specs if "title" in spec]
-
-
 def said(page: AppTest) -> str:
     drawn = [*page.markdown, *page.caption, *page.subheader, *page.error, *page.text]
     return "\n".join(element.value for element in drawn).replace("\\", "")
@@ -72,7 +67,7 @@ def test_an_empty_page_says_what_will_be_there_and_what_does_not_follow():
     assert not page.exception
     assert "What you will see" in said(page)
     assert "It does not show that it is the place to change it" in said(page)
-    assert not charts(page)
+    assert not titles(page)
 
 
 @pytest.mark.parametrize("what", ["edit", "steer", "ablate", "replace"])
@@ -85,7 +80,7 @@ def test_every_intervention_is_shown_before_and_after_beside_its_controls(what):
     assert "Before" in words
     assert "After" in words
     assert "Largest traced effects" in words
-    drawn = charts(page)
+    drawn = titles(page)
     assert "How far the log-odds move" in drawn
     assert any(title.startswith("Before:") for title in drawn)
     assert any(title.startswith("After:") for title in drawn)
@@ -106,14 +101,14 @@ def test_an_exchange_asks_for_the_other_tweet_first():
 def test_a_sweep_of_the_layers_is_drawn_beside_the_traced_effect():
     page = intervene(ask(open_page(), "ablate", **{"sweep:2": "layer"}))
     assert not page.error
-    assert "Where it works, and where the trace says" in charts(page)
+    assert "Where it works, and where the trace says" in titles(page)
     assert "Rank correlation" in said(page)
 
 
 def test_a_sweep_of_the_strength_is_drawn_beside_its_cost():
     page = intervene(ask(open_page(), "steer", **{"sweep:3": "strength"}))
     assert not page.error
-    assert {"The tweet", "Neutral texts"} <= set(charts(page))
+    assert {"The tweet", "Neutral texts"} <= set(titles(page))
 
 
 def test_a_cell_of_the_trace_page_can_be_taken():

@@ -4,10 +4,9 @@ import json
 import math
 from pathlib import Path
 
-import altair as alt
 import pandas as pd
-import pyarrow as pa
 import pytest
+from drawn import charts, data_of, titles
 from streamlit.testing.v1 import AppTest
 from tiny_world import keep_model, keep_tweets, own_queue
 
@@ -45,18 +44,6 @@ def run_trace(page: AppTest, text: str, *, samples: int = 2) -> AppTest:
     page.slider("samples").set_value(samples)
     page.button("run").click().run()
     return finish(page)
-
-
-def charts(page: AppTest) -> list[dict]:
-    """What is drawn, checked against Vega-Lite's schema, which a served page leaves out."""
-    specs = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
-    for spec in specs:
-        alt.Root.validate(spec)
-    return specs
-
-
-def titles(page: AppTest) -> list[str]:
-    return [chart["title"]["text"] for chart in charts(page) if "title" in chart]
 
 
 def said(text: str) -> str:
@@ -204,12 +191,6 @@ def test_tokens_can_be_picked_by_hand():
     page.button_group(f"tokens:{text}").set_value([1]).run()
     page.button("run").click().run()
     assert result_of(finish(page)).corrupted_span == (1,)
-
-
-def data_of(page: AppTest, number: int) -> pd.DataFrame:
-    """The cells that a chart draws."""
-    (dataset,) = page.get("vega_lite_chart")[number].proto.datasets
-    return pa.ipc.open_stream(dataset.data.data).read_pandas()
 
 
 def row_labels(page: AppTest) -> list[str]:

@@ -1,11 +1,11 @@
 """The Probes page: choose texts, train, read the report, keep, and go on to a trace."""
 
-import json
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from drawn import titles
 from playwright.sync_api import expect
 from served import borrowed_home, browse, open_dashboard, serve
 from streamlit.testing.v1 import AppTest
@@ -49,11 +49,6 @@ def finish(page: AppTest) -> AppTest:
     return page.run()
 
 
-def charts(page: AppTest) -> list[str]:
-    specs = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
-    return [spec["title"]["text"] for spec in specs if "title" in spec]
-
-
 def said(page: AppTest) -> str:
     drawn = [*page.markdown, *page.caption, *page.subheader, *page.error, *page.info]
     return "\n".join(element.value for element in drawn).replace("\\", "")
@@ -64,7 +59,7 @@ def test_an_empty_page_says_what_will_be_there():
     assert not page.exception
     assert "What you will see" in said(page)
     assert "20 positive and 20 negative" in said(page)
-    assert not charts(page)
+    assert not titles(page)
 
 
 def test_a_probe_is_trained_judged_beside_its_controls_and_kept():
@@ -82,9 +77,9 @@ def test_a_probe_is_trained_judged_beside_its_controls_and_kept():
         "The VADER lexicon",
     ]
     assert "This proxy" in said(page)
-    assert charts(page) == [
+    assert titles(page) == [
         "Accuracy beside its controls",
-        next(title for title in charts(page) if title.startswith("Accuracy by layer")),
+        next(title for title in titles(page) if title.startswith("Accuracy by layer")),
         "Confusion matrix",
         "Calibration",
         "ROC",
@@ -107,7 +102,7 @@ def test_a_wrong_tweet_opens_in_the_trace_page():
     page.switch_page("pages/trace.py").run()  # this harness does not follow to another page
     result = page.session_state["job:trace"].progress().partial
     assert result.prompt.tweet == text
-    assert "Hidden state" in charts(page)
+    assert "Hidden state" in titles(page)
 
 
 # --- what a probe learns from --------------------------------------------------------------------
@@ -262,7 +257,7 @@ def test_a_probe_of_states_shows_every_layer_and_serves_the_trace_page():
     page.selectbox("reads").set_value("layer").run()
     page.number_input("layer:gpt2").set_value(1)
     train(page)
-    assert "Accuracy by layer; this probe reads layer 1" in charts(page)
+    assert "Accuracy by layer; this probe reads layer 1" in titles(page)
     ((key, probe),) = probing.probes_of("gpt2").items()
     assert (probe.features, probe.layer) == ("hidden:1", 1)
     page.switch_page("pages/trace.py").run()
@@ -301,12 +296,12 @@ def test_the_untrained_twin_can_be_left_out():
 
 def test_the_report_stays_when_the_page_is_left():
     page = train(without_controls(open_page()))
-    before = charts(page)
+    before = titles(page)
     page.switch_page("pages/method.py").run()
     page.switch_page("pages/probes.py").run()
-    assert charts(page) == before
+    assert titles(page) == before
     again = open_page()  # another visitor
-    assert charts(again) == before
+    assert titles(again) == before
 
 
 def test_a_probe_is_renamed_and_deleted():

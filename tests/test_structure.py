@@ -79,6 +79,7 @@ ORDER = [
     "jobs",
     "diagnostics",
     "session",
+    "session.charts",
     "session.saving",
     "session.recalling",
     "session.labelled",

@@ -18,6 +18,7 @@ from core.models import Contribution, Model
 from core.registry import availability
 from core.results import Corruption, Direction, TraceResult, TraceSettings
 from core.session.cells import layer_line, with_reach
+from core.session.charts import show_chart
 from core.session.saving import downloads
 from core.session.tracing import HOW, heatmaps
 from core.trace import total_effects, trace_progressively, word_effects
@@ -95,7 +96,7 @@ def _draw_words(result: TraceResult, found: pd.DataFrame) -> None:
         f"**\u201c{session.plain(str(most['text']))}\u201d** matters most: its total effect alone "
         f"is {session.plain(_interval(most))} in {unit}."
     )
-    st.altair_chart(chart, key="ask:words")
+    show_chart(chart, key="ask:words")
     said = (
         f"A bar is the total effect, in {unit}, of one word of the tweet corrupted alone, the mean "
         f"of {frame['samples'].iloc[0]} samples; lines are 95% t intervals, and bars whose "
@@ -112,7 +113,7 @@ def _interval(row: pd.Series[Any]) -> str:
 def _draw_noise(result: TraceResult, found: pd.DataFrame) -> None:
     unit = figures.short_unit(result)
     chart = trace_figures.noise_curve(found, unit=unit, theme=session.theme())
-    st.altair_chart(chart, key="ask:noise")
+    show_chart(chart, key="ask:noise")
     works = found[found["changes"] & (found["lower"] * found["upper"] > 0)]
     if works.empty:
         st.caption("No strength of the noise changes the predicted side for certain.")
@@ -215,7 +216,7 @@ def _draw_severed(result: TraceResult, found: dict[str, TraceResult]) -> None:
         colours={name: colours[name] for name in dict.fromkeys(frame["trace"])},
         theme=session.theme(),
     )
-    st.altair_chart(chart, key="ask:severed")
+    show_chart(chart, key="ask:severed")
     said = (
         f"Effect, in {unit}, of restoring the hidden state at \u201c{token_of(result, position)}"
         "\u201d, and the same while that token\u2019s later MLP (attention) contributions stay as "
@@ -256,7 +257,7 @@ def _beside(result: TraceResult, other: TraceResult, names: dict[str, str]) -> A
         frames.append(frame[frame["kind"] == kind].assign(kind=name))
     both = pd.concat(frames, ignore_index=True)
     end, unit = min(figures.scale_end(both), 150.0), "% of the total effect"
-    scale.altair_chart(figures.scale_bar(end, unit, theme=session.theme()), key="beside:scale")
+    show_chart(figures.scale_bar(end, unit, theme=session.theme()), key="beside:scale", place=scale)
     heatmaps(both, end=end, key="beside:map", titles=titles)
     return figures.trace_heatmaps(
         both,

@@ -16,6 +16,7 @@ from core.findings import signed
 from core.results import PROXIES
 from core.rows import label_reach
 from core.session import plain, theme
+from core.session.charts import show_chart
 from core.session.saving import downloads
 from core.studies import Study
 
@@ -64,7 +65,7 @@ def kind_panels(
         len(kinds) - 1
     )
     for i, (kind, column) in enumerate(zip(kinds, st.columns(widths), strict=True)):
-        column.altair_chart(
+        show_chart(
             drawing.heatmap(
                 frame,
                 kind,
@@ -76,6 +77,7 @@ def kind_panels(
                 title=KINDS[kind],
             ),
             key=f"{key}:{kind}",
+            place=column,
         )
 
 
@@ -83,7 +85,7 @@ def row_of_panels(average: Average, draw: Any, key: str) -> None:
     """A chart for each kind of site, side by side; `draw` makes one."""
     kinds = average.about["kinds"]
     for kind, column in zip(kinds, st.columns(len(kinds), gap="medium"), strict=True):
-        column.altair_chart(draw(kind=kind, title=KINDS[kind]), key=f"{key}:{kind}")
+        show_chart(draw(kind=kind, title=KINDS[kind]), key=f"{key}:{kind}", place=column)
 
 
 def line_figure(average: Average, draw: Any, caption: str) -> Any:

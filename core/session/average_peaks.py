@@ -15,6 +15,7 @@ from core.probes import Probe, key_of
 from core.registry import REGISTRY
 from core.session import plain, theme, tweets
 from core.session.average_parts import save_below
+from core.session.charts import show_chart
 from core.session.probing import of_tweets
 from core.store import Store
 from core.studies import Study
@@ -54,7 +55,7 @@ def single_tweets(found: Study, store: Store | None) -> None:
     left, right = st.columns([3, 4], gap="large")
     drawn = chosen.get("clicks", 0)
     with left:
-        st.altair_chart(
+        show_chart(
             drawing.peak_roles(peaks, titles=titles, theme=theme(), select="bar", chosen=role),
             key=f"average:bar:role:{kind}:{drawn}",
             on_select=partial(_take_bar, "role", f"average:bar:role:{kind}:{drawn}"),
@@ -63,7 +64,7 @@ def single_tweets(found: Study, store: Store | None) -> None:
     here = peaks if role is None else peaks[peaks["role"].astype(str) == role]
     layers = sorted(average.frame["layer"].unique().tolist())
     with right:
-        st.altair_chart(
+        show_chart(
             drawing.peak_layers(
                 here,
                 layers,

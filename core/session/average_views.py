@@ -25,6 +25,7 @@ from core.session.average_parts import (
 )
 from core.session.average_peaks import single_tweets
 from core.session.averaging import averaging, show_claim
+from core.session.charts import show_chart
 from core.session.saving import downloads
 from core.session.silencing import punctuation_test
 from core.session.sweeping import title_of
@@ -133,7 +134,7 @@ def _groups(found: Study, name: str, groups: dict[str, Average], minus: str) -> 
     totals = totals_frame(found)
     totals = totals[totals["group"].isin(["all", *groups])]
     with second:
-        st.altair_chart(
+        show_chart(
             drawing.totals(totals, unit=f"total effect, {short_unit(average)}", theme=theme()),
             key=f"average:{name}:totals",
         )
@@ -182,7 +183,7 @@ def _compared(
     with st.container(width=360):
         st.caption(f"{plain(minus)}, {plain(unit)}")
         end = drawing.effect_end(cells)
-        st.altair_chart(scale_bar(end, unit, theme=theme()), key=f"average:{name}:scale")
+        show_chart(scale_bar(end, unit, theme=theme()), key=f"average:{name}:scale")
     kind_panels(cells, titles, end, unit, f"average:{name}:difference")
     whole = apart[apart["kind"] == "total"]
     said = (
@@ -341,7 +342,7 @@ def _precision(found: Study) -> None:
     needed = int(rows["n"].iloc[-1]) if not more else max(int(rows["n"].iloc[-1]), average.n + more)
     chart = partial(drawing.precision, rows, wanted=wanted, needed=needed, unit=unit)
     with right:
-        st.altair_chart(chart(theme=theme()), key="average:precision")
+        show_chart(chart(theme=theme()), key="average:precision")
         downloads(
             "precision",
             charts={"How sure": chart()},

@@ -24,6 +24,7 @@ from core.session.average_parts import (
     short_unit,
     totals_frame,
 )
+from core.session.charts import show_chart
 from core.session.sweeping import shown_count, title_of
 from core.store import Store
 from core.studies import Options, Study, load, study
@@ -225,7 +226,7 @@ def heatmaps(found: Study) -> None:
     end = drawing.effect_end(frame)
     with scale:
         st.caption(f"change in {plain(unit)}")
-        st.altair_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
+        show_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
     kind_panels(frame, titles, end, unit, "average:heatmap")
     title = f"{average.about['model']}, {average.n:,} tweets"
     save_below(

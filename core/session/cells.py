@@ -15,6 +15,7 @@ from core.findings import PLACES, p_values, share_of_total, token_of
 from core.jobs import Job, Step, Work
 from core.registry import availability
 from core.results import TraceResult
+from core.session.charts import show_chart
 from core.session.saving import downloads
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ def panel(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
         tables = {"samples": samples, "runs": runs, "layers": line}
         left, middle, right = st.columns(3, gap="large")
         with left:
-            st.altair_chart(charts["Samples of the cell"], key="cell:samples")
-            st.altair_chart(charts["Words in the three runs"], key="cell:runs")
+            show_chart(charts["Samples of the cell"], key="cell:samples")
+            show_chart(charts["Words in the three runs"], key="cell:runs")
         with middle:
-            st.altair_chart(charts["Neighbouring layers"], key="cell:layers")
+            show_chart(charts["Neighbouring layers"], key="cell:layers")
             beside_layers = st.container()
         with right:
             details = _looked_at(result, cell)
@@ -117,7 +118,7 @@ def panel(result: TraceResult, frame: pd.DataFrame, cell: figures.Cell) -> None:
                 heads = with_reach(details.heads, details.samples)
                 charts["Heads"] = trace_figures.heads(heads, unit=unit, theme=session.theme())
                 tables["heads"] = heads
-                beside_layers.altair_chart(charts["Heads"], key="cell:heads")
+                show_chart(charts["Heads"], key="cell:heads", place=beside_layers)
         said = caption(result, cell)
         st.caption(session.plain(said))
         with st.container(horizontal=True, gap="small"):

@@ -25,6 +25,7 @@ from core.registry import REGISTRY, default_model, is_on_disk, model_folder
 from core.results import TraceResult, TraceSettings
 from core.rows import label_reach
 from core.session import plain, theme
+from core.session.charts import show_chart
 from core.session.probing import trained_for
 from core.session.saving import downloads
 from core.session.shelving import describe
@@ -410,7 +411,7 @@ def heatmaps(view: View, depth: compare_figures.Depth) -> None:
                     grey=name in view.nothing,
                     title=name,
                 )
-                place.altair_chart(chart, key=f"compare:{kind}:{name}")
+                show_chart(chart, key=f"compare:{kind}:{name}", place=place)
 
 
 def _rows(view: View) -> list[list[str]]:
@@ -481,9 +482,7 @@ def difference_map(view: View, depth: compare_figures.Depth) -> None:
     kinds = [kind for kind in figures.KINDS if frame["kind"].eq(kind).any()]
     reach = label_reach(compare_figures.row_labels(frame))
     layers = view.results[chosen[0]].layers
-    st.altair_chart(
-        figures.scale_bar(end, view.unit, theme=theme()), key="compare:difference:scale"
-    )
+    show_chart(figures.scale_bar(end, view.unit, theme=theme()), key="compare:difference:scale")
     for column, (place, kind) in enumerate(
         zip(st.columns([1 + reach / 375] + [1.0] * (len(kinds) - 1)), kinds, strict=True)
     ):
@@ -499,7 +498,7 @@ def difference_map(view: View, depth: compare_figures.Depth) -> None:
             theme=theme(),
             title=figures.KINDS[kind],
         )
-        place.altair_chart(chart, key=f"compare:difference:{kind}")
+        show_chart(chart, key=f"compare:difference:{kind}", place=place)
     title = f"{view.names[chosen[0]]} less {view.names[chosen[1]]}"
     caption = (
         f"{title}: each cell\u2019s difference of mean effects, in {view.unit}. Faded cells cannot "
@@ -528,7 +527,7 @@ def sites_table(view: View) -> None:
         st.caption("No trace has a site that can be told from noise.")
         return
     chart = compare_figures.sites_chart(view.sites, view.names, theme=theme())
-    st.altair_chart(chart, key="compare:sites:chart")
+    show_chart(chart, key="compare:sites:chart")
     shown = view.sites.assign(
         kind=view.sites["kind"].map(figures.KINDS),
         layers=[

@@ -13,6 +13,7 @@ from core.jobs import Job, Step, Work
 from core.results import PROXIES
 from core.rows import label_reach
 from core.session import follow, job, plain, start, theme
+from core.session.charts import show_chart
 from core.session.saving import downloads
 from core.session.sweeping import title_of
 
@@ -112,7 +113,7 @@ def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: boo
     end = figures.scale_end(cells)
     with st.container(width=420, gap="xsmall"):
         st.caption(f"Mean change in {plain(unit)}; one scale for all panels")
-        st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="compare:averages:scale")
+        show_chart(figures.scale_bar(end, unit, theme=theme()), key="compare:averages:scale")
     reach = label_reach(compare_figures.row_labels(cells))
     for kind, called in figures.KINDS.items():
         if not cells["kind"].eq(kind).any():
@@ -132,7 +133,7 @@ def _show(averages: dict[str, Average], depth: compare_figures.Depth, share: boo
                 theme=theme(),
                 title=name,
             )
-            place.altair_chart(chart, key=f"compare:averages:{kind}:{name}")
+            show_chart(chart, key=f"compare:averages:{kind}:{name}", place=place)
     caption = (
         f"A cell is the mean change in {unit} over tweets when sites of one layer and one role of "
         f"token are put back to their clean state, {TOWARDS[first.about['towards']]}. Starred "

@@ -18,6 +18,7 @@ from core.probes import Features, Probe, key_of
 from core.prompts import build_prompt
 from core.runs import KINDS
 from core.session import TWEETS, loaded_for, plain, theme, tweets
+from core.session.charts import show_chart
 from core.session.probing import trained_for
 from core.session.saving import downloads
 from core.session.tracing import heatmaps, prompt_of
@@ -401,7 +402,7 @@ def show_judgement(outcome: Outcome) -> None:
     ]
     for column, group in zip(st.columns(len(groups), gap="medium"), groups, strict=True):
         chart = intervention_figures.judgement(judged, group, theme=theme())
-        column.altair_chart(chart, key=f"judged:{group}")
+        show_chart(chart, key=f"judged:{group}", place=column)
     st.caption(plain(intervention_figures.caption_of(outcome)))
 
 
@@ -438,7 +439,7 @@ def show_traces(outcome: Outcome) -> None:
     unit = figures.unit_of(outcome.trace_before)
     end = figures.scale_end(frame)
     heatmaps(frame, end=end, key="intervention-map", titles=titles)
-    st.altair_chart(figures.scale_bar(end, unit, theme=theme()), key="intervention:scale")
+    show_chart(figures.scale_bar(end, unit, theme=theme()), key="intervention:scale")
     st.caption(
         f"{figures.KINDS[kind]}: each cell is how far the proxy ({plain(unit)}) returns when that "
         "clean state is put back into the corrupted run; both panels on one scale, "
@@ -452,11 +453,15 @@ def show_sweep(outcome: Outcome) -> None:
         st.subheader("At every layer", anchor=False)
         first, second = st.columns([3, 2], gap="medium")
         curve = outcome.curve
-        first.altair_chart(
-            intervention_figures.layer_curves(curve, theme=theme()), key="intervention:curves"
+        show_chart(
+            intervention_figures.layer_curves(curve, theme=theme()),
+            key="intervention:curves",
+            place=first,
         )
-        second.altair_chart(
-            intervention_figures.agreement(curve, theme=theme()), key="intervention:agreement"
+        show_chart(
+            intervention_figures.agreement(curve, theme=theme()),
+            key="intervention:agreement",
+            place=second,
         )
         related = outcome.correlation
         if related is not None and related.value == related.value:
@@ -474,9 +479,10 @@ def show_sweep(outcome: Outcome) -> None:
         ]
         for column, what in shown:
             if outcome.strengths[what].notna().any():
-                column.altair_chart(
+                show_chart(
                     intervention_figures.strength_curve(outcome.strengths, what, theme=theme()),
                     key=f"intervention:curve:{what}",
+                    place=column,
                 )
 
 

@@ -17,6 +17,7 @@ from core.results import PROXIES
 from core.session import follow, job, loaded_for, plain, start, theme
 from core.session.average_parts import save_below
 from core.session.averaging import show_claim
+from core.session.charts import show_chart
 from core.store import Store
 from core.studies import Study, keep_ablation, kept_ablation
 
@@ -51,11 +52,9 @@ def punctuation_test(found: Study, store: Store | None) -> None:
     draw = partial(drawing.ablation_lines, frame, unit=f"loss in {unit}")
     left, right = st.columns(2, gap="large")
     with left:
-        st.altair_chart(
-            draw(groups, theme=theme(), title="What is lost"), key="average:punctuation"
-        )
+        show_chart(draw(groups, theme=theme(), title="What is lost"), key="average:punctuation")
     with right:
-        st.altair_chart(
+        show_chart(
             draw(apart, theme=theme(), title="Beyond the control"), key="average:punctuation:apart"
         )
     counts = frame.groupby("group")["n"].max()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
 import streamlit as st
 
 from core import figures
@@ -25,6 +24,7 @@ from core.results import PROXIES, Corruption, Proxy, TraceResult, TraceSettings
 from core.rows import Labels, Rows
 from core.runs import KINDS, Kind
 from core.session import loaded_for, model, plain, theme
+from core.session.charts import show_chart
 from core.session.probing import choice_of, probes_of, trained_for
 from core.trace import trace_progressively
 
@@ -525,7 +525,7 @@ def heatmaps(
             with column:
                 if long:
                     with st.container(key=f"{key}:strip:{kind}"):
-                        st.altair_chart(
+                        show_chart(
                             figures.layer_strip(
                                 frame, kind, title=titles[kind], labels=labels, rows=rows
                             ),
@@ -546,24 +546,11 @@ def heatmaps(
                     select="cell" if on_click else None,
                 )
                 if on_click is None:
-                    _draw(chart, f"{key}:{kind}")
+                    show_chart(chart, f"{key}:{kind}")
                 else:
-                    _draw(
+                    show_chart(
                         chart,
                         f"{key}:{kind}",
                         selection_mode="cell",
                         on_select=lambda kind=kind: on_click(kind),
                     )
-
-
-def _draw(chart: alt.LayerChart, key: str, **options: Any) -> None:
-    """Draw a chart of one frame as `st.altair_chart` does, without checking it once more.
-
-    Against Vega-Lite's schema, which takes longer than all else that an answer without a model
-    needs of the server. The tests check what the pages draw.
-    """
-    cells = chart.data
-    chart.data = alt.NamedData("cells")
-    # Below the top level Altair adds no theme of its own, which other threads may be setting.
-    spec = chart.to_dict(validate=False, context={"top_level": False})
-    st.vega_lite_chart({**spec, "datasets": {"cells": cells}}, key=key, **options)
