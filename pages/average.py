@@ -66,6 +66,7 @@ def follow_beginning() -> None:
         st.error(session.plain(progress.error), icon=":material/error:")
     elif progress.partial and st.session_state.get("sweep:begun") != progress.partial:
         st.session_state["sweep:begun"] = progress.partial
+        sweeping.begun_here(progress.partial)
         st.toast("The sweep has begun; it goes on without this page.", icon=":material/check:")
 
 

@@ -251,6 +251,22 @@ def test_a_paused_sweep_is_resumed_and_its_average_so_far_is_shown(monkeypatch):
     assert began == [store.id]
 
 
+def test_on_a_public_server_a_sweep_is_held_by_the_session_that_began_it_alone(monkeypatch):
+    another = make_store(finished=False)
+    monkeypatch.setenv("SENTITRACE_PUBLIC", "1")
+    monkeypatch.setattr(Store, "start", lambda self, **_: None)
+    page = open_page()
+    assert "Paused" in badges(page)
+    assert not any(another.id in key for key in keys(page))
+
+    page.button("sweep:start").click().run()
+    page = settled(page)
+    (mine,) = {store.id for store in sweeps()} - {another.id}
+    held = [key for key in keys(page) if key.startswith("sweep:resume:")]
+    assert held == [f"sweep:resume:{mine}"]
+    assert not any("sweep:resume:" in key for key in keys(open_page()))
+
+
 def test_a_process_that_died_is_told():
     store = make_store(finished=False)
     store.wish("run")

@@ -482,8 +482,19 @@ def _far(store: Store, status: Status) -> str:
     return said
 
 
+def begun_here(id: str) -> None:
+    """Let this browser session hold a sweep where the server is public."""
+    st.session_state.setdefault("sweep:mine", set()).add(id)
+
+
+def _may_hold(id: str) -> bool:
+    return not limits().public or id in st.session_state.get("sweep:mine", set())
+
+
 def _buttons(store: Store, status: Status) -> None:
     id = store.id
+    if not _may_hold(id):
+        return
     if status.state == "running":
         st.button(
             "Pause",
@@ -512,7 +523,7 @@ def _failures(store: Store, status: Status) -> None:
     with st.expander(f"{status.failed:,} {many} could not be traced"):
         found = store.failures()
         st.dataframe(found[["row", "reason"]].head(200), hide_index=True)
-        if status.state != "running":
+        if status.state != "running" and _may_hold(store.id):
             st.button(
                 "Try them again", key=f"sweep:retry:{store.id}", on_click=_retry, args=(store,)
             )
