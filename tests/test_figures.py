@@ -293,6 +293,19 @@ def test_a_sharper_picture_changes_the_data_alone():
     assert first == second
 
 
+@pytest.mark.parametrize("corrupt", ["tweet", "word:0", (0,)])
+def test_rows_of_words_have_the_names_and_stars_of_their_frame(corrupt):
+    model = make_model("gpt2")
+    settings = TraceSettings(samples=1, corrupt=corrupt)
+    result = trace(model, make_probe(model), "unbelievably good, bad days", settings)
+    words = findings.by_words(findings.cells(result), result)
+    rows = rows_module.rows_of(result, words=True)
+    behind = {row - rows.first: name for row, name in rows.labels.items() if row >= rows.first}
+    assert behind == rows_module.Rows.of(words).labels
+    assert len(behind) < rows.first
+    assert any(label.endswith(" *") for label in behind.values())
+
+
 def test_shares_and_words_change_the_data_alone(result):
     tokens = findings.cells(result)
     words = findings.by_words(tokens, result)
