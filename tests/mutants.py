@@ -214,6 +214,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/mutants.json")
     options = parser.parse_args()
     found: dict[str, dict[str, object]] = {}
+    if options.module and options.output.is_file():  # the other modules' stay as they are
+        found = json.loads(options.output.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         kept_out = shutil.ignore_patterns(".*", "docs", "benchmarks", "*.pyc", "__pycache__")

@@ -505,13 +505,14 @@ def heatmaps(
     A long tweet's panels scroll inside the figure, and their layers stay in sight above them.
 
     Args:
-        rows: all that the panels may come to show; None takes those of the frame.
+        rows: all that the panels may come to show; None takes those of the frame. So does a long
+            tweet, where each panel has labels: room for words that are not shown costs most there.
         on_click: called with the kind when a cell of its panel is clicked; the selection is then
             in the session's state under `key:kind`.
     """
     kinds = list(dict.fromkeys(frame["kind"]))
-    rows = rows or Rows.of(frame)
     long = frame["position"].nunique() > LONG
+    rows = Rows.of(frame) if long or rows is None else rows
     alone = len(kinds) == 1
     # The leftmost panel has the token labels beside it, and room for them: where the page is
     # 1440 pixels wide, a panel is about 375.
