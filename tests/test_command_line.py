@@ -28,6 +28,7 @@ from core.models import load_model
 from core.probes import Probe, kept_folder
 from core.registry import REGISTRY
 from core.results import TraceSettings
+from core.store import sweeps
 
 ROOT = Path(core.__file__).parent.parent
 TWEET = "terrible service, bad day"
@@ -521,6 +522,33 @@ def test_ctrl_c_ends_cleanly(data: Path, folder: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in stderr
     assert not outs.exists()
     assert files_below(data) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("ends", ["SIGHUP", "SIGTERM"])
+def test_a_closed_terminal_stops_a_sweep_of_several_processes(
+    ends: str, data: Path, folder: Path
+) -> None:
+    run("probe", "--model", folder)
+    process = subprocess.Popen(
+        command("sweep", "--model", folder, "--samples", 10**6, "--processes", 2),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(getattr(signal, ends), signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (found := sweeps()) or found[0].status().workers < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(getattr(signal, ends))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.rstrip().endswith(b"Stopped.")
+    while found[0].status().workers and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert (found[0].status().workers, found[0].status().state) == (0, "stopped")
 
 
 def test_ctrl_c_while_writing_leaves_the_old_file(

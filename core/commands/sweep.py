@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -252,19 +254,37 @@ def _follow(steps: Iterator[Status], progress: bool | None) -> None:
 
 
 def _watch(store: Store, processes: int, nice: int, progress: bool | None) -> None:
-    """Start processes and wait for them; Ctrl-C stops them."""
+    """Start processes and wait for them; what ends this command stops them too."""
     import time
 
-    store.start(processes=processes, nice=nice)
-    try:
-        with progress_bar("Tracing tweets", progress) as show:
-            while (status := store.status()).state == "running":
+    with _ended_like_ctrl_c():
+        store.start(processes=processes, nice=nice)
+        try:
+            with progress_bar("Tracing tweets", progress) as show:
+                while (status := store.status()).state == "running":
+                    show(status.fraction)
+                    time.sleep(1)
                 show(status.fraction)
-                time.sleep(1)
-            show(status.fraction)
-    except KeyboardInterrupt:
-        store.stop()
-        raise
+        except KeyboardInterrupt:
+            store.stop()
+            raise
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Take a closed terminal and a polite kill for Ctrl-C, unless nohup has them ignored."""
+    taken = [
+        end
+        for end in (getattr(signal, name, None) for name in ("SIGHUP", "SIGTERM"))
+        if end is not None and signal.getsignal(end) is signal.SIG_DFL
+    ]
+    for end in taken:
+        signal.signal(end, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for end in taken:
+            signal.signal(end, signal.SIG_DFL)
 
 
 def _say(store: Store) -> None:
