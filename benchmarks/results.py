@@ -267,6 +267,16 @@ def figure(found: dict[str, Any]) -> alt.VConcatChart | None:
     )
 
 
+def trace_command(name: str, options: dict[str, Any]) -> str:
+    """The command of one run of `benchmarks.trace`."""
+    said = [f"--output benchmarks/results/{name}.json"]
+    for option in ("shapes", "tokens", "kinds", "layers", "repeat", "budget", "our_budget"):
+        value = options[option]
+        values = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        said.append(f"--{option.replace('_', '-')} {values}".rstrip())
+    return f"python -m benchmarks.trace {' '.join(said)}"
+
+
 def traces(name: str, found: dict[str, Any]) -> list[str]:
     """The sections of one run of `benchmarks.trace`."""
     options = found["options"]
@@ -277,7 +287,7 @@ def traces(name: str, found: dict[str, Any]) -> list[str]:
         "",
         machine_line(found) + f" Run on {found['date']}: {where}, "
         f"{options['samples']} noise samples; load of the machine before it began: "
-        f"{found['load']:.2f}.",
+        f"{found['load']:.2f}. Made by `{trace_command(name, options)}`.",
         "",
     ]
     lines += goals(found) + ours_alone(found) + all_ways(found)

@@ -10,8 +10,8 @@ What is certain is not said by colour alone: cells that cannot be told from zero
 that are fixed by construction hatched, and the largest other cell of a panel has a frame.
 
 Zero is transparent, so that a chart reads well on a light page, a dark page and on paper. Another
-sample, unit, end of the scale or chosen cell, and words in place of tokens, change the data alone
-and never a panel's specification: the browser then redraws its cells in place.
+sample, unit, end of the scale or chosen cell, and words in place of tokens in a tweet that is not
+long, change a panel's data alone and not its specification: the browser redraws it in place.
 """
 
 from __future__ import annotations

@@ -64,9 +64,8 @@ def follow_beginning() -> None:
             job.stop()
     elif progress.error:
         st.error(session.plain(progress.error), icon=":material/error:")
-    elif progress.partial and st.session_state.get("sweep:begun") != progress.partial:
-        st.session_state["sweep:begun"] = progress.partial
-        sweeping.begun_here(progress.partial)
+    elif progress.partial and progress.partial not in sweeping.begun_here():
+        sweeping.begun_here().add(progress.partial)
         st.toast("The sweep has begun; it goes on without this page.", icon=":material/check:")
 
 

@@ -20,7 +20,8 @@ def show_chart(chart: Any, key: str, *, place: Any = st, **options: Any) -> None
     when only they have changed.
 
     Args:
-        chart: of Altair; its encodings name their types, since they are not read off the data.
+        chart: of Altair, a single one or layers; its encodings name their types, since they are
+            not read off the data.
         place: a column or container.
         options: of `st.vega_lite_chart`.
     """
@@ -40,7 +41,6 @@ def _named(chart: Any, frames: dict[str, pd.DataFrame]) -> Any:
         name = known[0] if known else f"frame{len(frames)}"
         frames[name] = named.data
         named.data = alt.NamedData(name)
-    for parts in ("layer", "hconcat", "vconcat"):
-        if isinstance(inside := getattr(named, parts, None), list):
-            setattr(named, parts, [_named(part, frames) for part in inside])
+    if isinstance(named, alt.LayerChart):
+        named.layer = [_named(layer, frames) for layer in named.layer]
     return named

@@ -482,13 +482,14 @@ def _far(store: Store, status: Status) -> str:
     return said
 
 
-def begun_here(id: str) -> None:
-    """Let this browser session hold a sweep where the server is public."""
-    st.session_state.setdefault("sweep:mine", set()).add(id)
+def begun_here() -> set[str]:
+    """The sweeps that this browser session began, which it may hold where the server is public."""
+    begun: set[str] = st.session_state.setdefault("sweep:begun", set())
+    return begun
 
 
 def _may_hold(id: str) -> bool:
-    return not limits().public or id in st.session_state.get("sweep:mine", set())
+    return not limits().public or id in begun_here()
 
 
 def _buttons(store: Store, status: Status) -> None:
