@@ -39,7 +39,6 @@ def serve(home: Path) -> Iterator[str]:
         "server.headless": "true",
         "server.address": "127.0.0.1",
         "server.port": str(port),
-        "server.fileWatcherType": "none",
     }
     server = subprocess.Popen(
         [

@@ -1,6 +1,7 @@
 """What the Dockerfile and the compose file promise, as far as it can be told without Docker."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -31,6 +32,11 @@ def test_what_is_copied_is_there_and_is_sent():
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists(), source
                 assert f"!{source}" in sent, source
+
+
+def test_the_server_does_not_watch_the_thousands_of_files_of_its_environment():
+    options = tomllib.loads((ROOT / ".streamlit/config.toml").read_text(encoding="utf-8"))
+    assert options["server"]["fileWatcherType"] == "none"
 
 
 def test_everything_that_runs_is_copied():
