@@ -72,7 +72,7 @@ class Mean:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Average:
     """Average effects of many traces.
 

@@ -12,13 +12,13 @@ panels, title and caption together for a file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
 from core.average_findings import RULE, judged
 from core.figures import (
-    AS_WIDE_AS_ITS_PLACE,
     FADED,
     FAINT,
     INK,
@@ -31,6 +31,7 @@ from core.figures import (
     scale_bar,
     scale_end,
 )
+from core.forms import AS_WIDE_AS_ITS_PLACE, FORMS, Drawing, Form
 from core.rows import Labels, literal, row_axis
 from core.trace_figures import BLUE, ORANGE
 
@@ -92,8 +93,7 @@ def heatmap(
     labels: Labels = "always",
     theme: Theme = "light",
     title: str | None = None,
-    width: int | None = None,
-) -> alt.LayerChart:
+) -> Drawing:
     """Mean effects of one kind of site: roles down, layers across.
 
     Args:
@@ -102,7 +102,6 @@ def heatmap(
         titles: what the roles are called, in the order in which they stand.
         end: where the colour scale ends, from `effect_end` of all panels together.
         labels: of the roles; "narrow" shows them only where panels stand one below the other.
-        width: pixels; without it the panel is as wide as its place.
 
     Raises:
         ValueError: the frame holds no site of this kind.
@@ -115,15 +114,40 @@ def heatmap(
         )
     cells = judged(cells) if "faded" not in cells else cells
     roles = [role for role in titles if role in set(cells["role"])]
-    named = {place: titles[role] for place, role in enumerate(roles)}
     state = cells["faded"].astype("uint8") * _FADED + cells["largest"].astype("uint8") * _LARGEST
     if "trivial" in cells:
         state = state + cells["trivial"].astype("uint8") * _TRIVIAL
-    shown = cells.assign(place=cells["role"].map({r: i for i, r in enumerate(roles)}), state=state)
-    layers = sorted(shown["layer"].unique().tolist())
-    x = alt.X("layer:O").axis(**_layer_axis(layers))
+    place = cells["role"].map({role: i for i, role in enumerate(roles)}).astype("int16")
+    shown = cells.assign(place=place, state=state)
+    form = _heatmap(
+        kind,
+        tuple(titles[role] for role in roles),
+        tuple(sorted(shown["layer"].unique().tolist())),
+        end=end,
+        unit=unit,
+        labels=labels,
+        theme=theme,
+        title=title,
+    )
+    return Drawing(form, shown[_COLUMNS])
+
+
+@lru_cache(maxsize=FORMS)
+def _heatmap(
+    kind: str,
+    roles: tuple[str, ...],
+    layers: tuple[int, ...],
+    *,
+    end: float,
+    unit: str,
+    labels: Labels,
+    theme: Theme,
+    title: str | None,
+) -> Form:
+    named = dict(enumerate(roles))
+    x = alt.X("layer:O").axis(**_layer_axis(list(layers)))
     y = alt.Y("place:O").axis(row_axis(named, labels, limit=ROLE_LIMIT))
-    base = alt.Chart(_values(shown[_COLUMNS])).transform_calculate(
+    base = alt.Chart().transform_calculate(
         role=f"({literal(named)})[datum.place]",
         told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : "
         f"datum.state & {_FADED} ? 'no' : 'yes'",
@@ -135,7 +159,9 @@ def heatmap(
             x,
             y,
             color=alt.Color("mean:Q").scale(_scale(end, theme)).legend(None),
-            opacity=alt.condition(f"datum.state & {_FADED}", alt.value(FADED), alt.value(1)),
+            opacity=alt.OpacityValue(
+                1, condition={"test": f"datum.state & {_FADED}", "value": FADED}
+            ),
             tooltip=[
                 alt.Tooltip("role:N", title="role"),
                 alt.Tooltip("layer:Q", title="layer"),
@@ -157,10 +183,11 @@ def heatmap(
         height=ROW * len(roles),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
         description=f"{KINDS.get(kind, kind)}: mean effect in {unit}, roles down, layers across",
+        **AS_WIDE_AS_ITS_PLACE,
     )
     if title:
         chart.title = _title(title)
-    return _placed(chart, width)
+    return Form(chart)
 
 
 def heatmap_figure(
@@ -190,8 +217,7 @@ def heatmap_figure(
             labels="never" if i else "always",
             theme=theme,
             title=KINDS[kind],
-            width=panel_width,
-        )
+        ).chart(width=panel_width)
         for i, kind in enumerate(kinds)
     ]
     whole = alt.vconcat(
@@ -214,9 +240,8 @@ def lines(
     theme: Theme = "light",
     domain: tuple[float, float] | None = None,
     title: str | None = None,
-    width: int | None = None,
     named: bool = True,
-) -> alt.LayerChart:
+) -> Drawing:
     """Mean effects of one kind of site by layer: a line with a 95% band for each role.
 
     Args:
@@ -234,13 +259,12 @@ def lines(
     colours = [COLOURS[role.partition(":")[0]][dark] for role in titles]
     return _bands(
         shown,
-        names,
-        colours,
+        tuple(names),
+        tuple(colours),
         unit=unit,
         what="role",
         domain=domain,
         title=title,
-        width=width,
         named=named,
         last=int(frame["layer"].max()),
     )
@@ -255,9 +279,8 @@ def group_lines(
     theme: Theme = "light",
     domain: tuple[float, float] | None = None,
     title: str | None = None,
-    width: int | None = None,
     named: bool = True,
-) -> alt.LayerChart:
+) -> Drawing:
     """Mean effects at one role by layer, in several groups of tweets, with 95% bands.
 
     Args:
@@ -270,13 +293,12 @@ def group_lines(
     palette = {"blue": BLUE[theme], "orange": ORANGE[theme], "grey": MARKS}
     return _bands(
         rows.assign(series=rows["group"]),
-        list(groups),
-        [palette[name] for name in COMPARED[: len(groups)]],
+        tuple(groups),
+        tuple(palette[name] for name in COMPARED[: len(groups)]),
         unit=unit,
         what="tweets",
         domain=domain,
         title=title,
-        width=width,
         named=named,
         last=int(frame["layer"].max()),
     )
@@ -289,8 +311,7 @@ def ablation_lines(
     unit: str,
     theme: Theme = "light",
     title: str | None = None,
-    width: int | None = None,
-) -> alt.LayerChart:
+) -> Drawing:
     """What is lost when tokens are silenced from a layer on, with 95% bands.
 
     Args:
@@ -302,13 +323,12 @@ def ablation_lines(
     colours = [COLOURS[palette.get(group, "tweet_last")][theme == "dark"] for group in groups]
     return _bands(
         rows.assign(series=rows["group"].map(dict(groups))),
-        list(groups.values()),
-        colours,
+        tuple(groups.values()),
+        tuple(colours),
         unit=unit,
         what="tokens",
         domain=None,
         title=title,
-        width=width,
         named=True,
         along="silenced from this layer on",
     )
@@ -324,16 +344,17 @@ def line_domain(frame: pd.DataFrame) -> tuple[float, float]:
 
 
 def line_figure(
-    panels: Sequence[alt.LayerChart],
+    panels: Sequence[Drawing],
     *,
     title: str = "",
     caption: str = "",
     theme: Theme = "light",
-    width: int = 330,
+    panel_width: int = 300,
 ) -> alt.VConcatChart:
-    """Panels with a width of their own beside each other, with title and caption, for a file."""
-    whole = alt.vconcat(alt.hconcat(*panels, spacing=22))
-    return framed(whole, title, caption, width=width * len(panels), theme=theme)
+    """Panels beside each other, with title and caption, for a file."""
+    charts = [panel.chart(width=panel_width) for panel in panels]
+    whole = alt.vconcat(alt.hconcat(*charts, spacing=22))
+    return framed(whole, title, caption, width=(panel_width + 30) * len(panels), theme=theme)
 
 
 # --- peaks ---------------------------------------------------------------------------------------
@@ -392,7 +413,7 @@ def peak_roles(
     )
     chart = alt.LayerChart(layer=[bars, shares], height=BAR * len(rows))
     chart.title = _title("By role of the token")
-    return _placed(chart, None)
+    return _placed(chart)
 
 
 def peak_layers(
@@ -441,7 +462,7 @@ def peak_layers(
         bars = bars.add_params(alt.selection_point(name=select, fields=["layer"], clear=False))
     chart = alt.LayerChart(layer=[bars], height=height)
     chart.title = _title(f"By layer, at {of}" if of else "By layer")
-    return _placed(chart, None)
+    return _placed(chart)
 
 
 # --- how large, how sure -------------------------------------------------------------------------
@@ -455,7 +476,7 @@ def totals(
     Args:
         frame: group, mean, lower, upper, n, in the order in which they stand.
     """
-    base = alt.Chart(_values(frame[["group", "mean", "lower", "upper", "n"]])).encode(
+    base = alt.Chart(frame[["group", "mean", "lower", "upper", "n"]]).encode(
         alt.Y("group:N").sort(None).axis(title=None, ticks=False, domain=False, labelLimit=200)
     )
     drawn = [
@@ -477,7 +498,7 @@ def totals(
     chart = alt.LayerChart(layer=drawn, height=26 * len(frame))
     if title:
         chart.title = _title(title)
-    return _placed(chart, None)
+    return _placed(chart)
 
 
 def precision(
@@ -538,7 +559,7 @@ def precision(
         alt.Tooltip("reach:Q", title="half the interval", format=".3g"),
     ]
     drawn.append(
-        alt.Chart(_values(known))
+        alt.Chart(known)
         .mark_line(
             color=BLUE[theme],
             strokeWidth=2,
@@ -553,7 +574,7 @@ def precision(
             x, y, tooltip=tooltip
         )
     )
-    return _placed(alt.LayerChart(layer=drawn, height=LINES), None)
+    return _placed(alt.LayerChart(layer=drawn, height=LINES))
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -633,20 +654,51 @@ def _ordinal(number: int) -> str:
 
 def _bands(
     shown: pd.DataFrame,
-    names: list[str],
-    colours: list[str],
+    names: tuple[str, ...],
+    colours: tuple[str, ...],
     *,
     unit: str,
     what: str,
     domain: tuple[float, float] | None,
     title: str | None,
-    width: int | None,
     named: bool,
     last: int | None = None,
     along: str = "layer",
-) -> alt.LayerChart:
-    base = alt.Chart(_values(shown[["series", "layer", "mean", "lower", "upper", "n"]]))
-    end = int(shown["layer"].max()) if last is None else last
+) -> Drawing:
+    """Lines of means with bands, by layer.
+
+    Args:
+        last: the layer at which the axis ends; without it the last one that is shown.
+    """
+    form = _band_form(
+        names,
+        colours,
+        int(shown["layer"].max()) if last is None else last,
+        unit=unit,
+        what=what,
+        domain=domain,
+        title=title,
+        named=named,
+        along=along,
+    )
+    rows = shown[["series", "layer", "mean", "lower", "upper", "n"]]
+    return Drawing(form, rows.astype({"series": "str"}))
+
+
+@lru_cache(maxsize=FORMS)
+def _band_form(
+    names: tuple[str, ...],
+    colours: tuple[str, ...],
+    end: int,
+    *,
+    unit: str,
+    what: str,
+    domain: tuple[float, float] | None,
+    title: str | None,
+    named: bool,
+    along: str,
+) -> Form:
+    base = alt.Chart()
     x = (
         alt.X("layer:Q")
         .scale(nice=False, domain=[0, end])
@@ -677,22 +729,25 @@ def _bands(
         rowPadding=2,
     )
     colour = (
-        alt.Color("series:N").scale(domain=names, range=colours).legend(legend if named else None)
+        alt.Color("series:N")
+        .scale(domain=list(names), range=list(colours))
+        .legend(legend if named else None)
     )
     dash = (
         alt.StrokeDash("series:N")
-        .scale(domain=names, range=[DASHES[i % len(DASHES)] for i in range(len(names))])
+        .scale(domain=list(names), range=[DASHES[i % len(DASHES)] for i in range(len(names))])
         .legend(legend if named else None)
     )
     band = base.mark_area(opacity=0.16, tooltip=None, aria=False).encode(
-        x, y, y2="upper:Q", color=colour
+        x, y, alt.Y2("upper:Q"), color=colour
     )
+    mean = alt.Y("mean:Q")
     drawn = base.mark_line(strokeWidth=2, tooltip=None).encode(
-        x, y="mean:Q", color=colour, strokeDash=dash
+        x, mean, color=colour, strokeDash=dash
     )
     points = base.mark_point(filled=True, size=28, opacity=1).encode(
         x,
-        y="mean:Q",
+        mean,
         color=colour,
         tooltip=[
             alt.Tooltip("series:N", title=what),
@@ -703,17 +758,23 @@ def _bands(
             alt.Tooltip("n:Q", title="tweets", format=","),
         ],
     )
-    chart = alt.LayerChart(layer=[_zero("y"), band, drawn, points], height=LINES)
+    chart = alt.LayerChart(
+        layer=[_zero("y"), band, drawn, points],
+        height=LINES,
+        view=_NO_FRAME,
+        **AS_WIDE_AS_ITS_PLACE,
+    )
     if title:
         chart.title = _title(title)
-    return _placed(chart, width)
+    return Form(chart)
 
 
-def _placed(chart: alt.LayerChart, width: int | None) -> alt.LayerChart:
-    chart.view = chart.view if isinstance(chart.view, alt.ViewBackground) else _NO_FRAME
-    place: dict[str, Any] = {"width": width} if width else dict(AS_WIDE_AS_ITS_PLACE)
-    placed: alt.LayerChart = chart.properties(**place)
-    return placed
+def _placed(chart: alt.LayerChart) -> alt.LayerChart:
+    chart.view = _NO_FRAME
+    # Set one by one: `properties` would copy the chart and check it against the schema.
+    for name, value in AS_WIDE_AS_ITS_PLACE.items():
+        setattr(chart, name, value)
+    return chart
 
 
 _NO_FRAME = alt.ViewBackground(stroke=None)
@@ -762,14 +823,3 @@ def _layer_axis(layers: list[int]) -> dict[str, Any]:
         "labelPadding": 4,
         "orient": "bottom",
     }
-
-
-def _values(frame: pd.DataFrame) -> alt.InlineData:
-    """A frame as values of the specification, whatever Streamlit has set; NaN becomes null."""
-    columns = {
-        str(name): [None if value != value else value for value in column.tolist()]
-        for name, column in frame.items()
-    }
-    return alt.InlineData(
-        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    )

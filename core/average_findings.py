@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,6 +45,9 @@ RULE = (
 FEWEST = 10
 """Tweets that must have a role before anything is said of it: an interval from fewer is too
 narrow."""
+
+KEPT = 16
+"""Averages whose cells and findings are kept: a page asks for the same ones at every look."""
 
 _REACH = 1.96  # half an interval in standard errors
 
@@ -108,8 +112,9 @@ def side_of(role: str) -> Side:
     return "prompt" if own else "tweet"
 
 
+@lru_cache(maxsize=KEPT)
 def cells(average: Average) -> pd.DataFrame:
-    """The average's frame with what may be said of each cell.
+    """The average's frame with what may be said of each cell; others may hold it too.
 
     Columns beyond its own: p_value (adjusted; NaN at trivial cells and where n is below 2), faded
     (cannot be told from zero), largest (of its kind, trivial cells left out).
@@ -144,6 +149,7 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+@lru_cache(maxsize=KEPT)
 def finding(average: Average) -> Finding:
     """What may be said of an average; nothing of sites where there is no effect to locate."""
     unit = average.about["unit"] if not average.about["normalised"] else _proxy_unit(average)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import altair as alt
 
 from core.figures import (
-    AS_WIDE_AS_ITS_PLACE,
     FADED,
     FAINT,
     GREY,
@@ -30,6 +29,7 @@ from core.figures import (
     scale_bar,
     scale_end,
 )
+from core.forms import AS_WIDE_AS_ITS_PLACE
 from core.rows import Labels, row_axis
 
 if TYPE_CHECKING:

@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
+from core.forms import AS_WIDE_AS_ITS_PLACE, FORMS, Drawing, Form
 from core.rows import Labels, Rows, literal, row_axis
 
 if TYPE_CHECKING:
@@ -70,10 +73,6 @@ WIDE_ROW = 26  # pixels per token of a panel that stands alone
 FADED = 0.28  # opacity of a cell that cannot be told from zero
 NOTHING = 1e-12  # a largest effect below this is rounding, and gets no scale of its own
 TALL = 24  # tokens; a taller panel has tighter rows and names its layers above too
-AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
-    "autosize": {"type": "fit-x", "contains": "padding"},
-    "padding": {"left": 0, "right": 2, "top": 2, "bottom": 2},
-}
 GREY = ("rgba(90, 90, 90, 0.6)", "rgba(128, 128, 128, 0.4)", "rgba(128, 128, 128, 0)",
         "rgba(128, 128, 128, 0.4)", "rgba(90, 90, 90, 0.6)")  # fmt: skip
 INK: dict[Theme, str] = {"light": "#1c2128", "dark": "#e6e8eb"}
@@ -119,7 +118,7 @@ def heatmap(
     strip: bool = False,
     chosen: Cell | None = None,
     select: str | None = None,
-) -> alt.LayerChart:
+) -> Drawing:
     """One panel of a trace, as wide as the place it is put in: every site of one kind.
 
     Args:
@@ -138,11 +137,35 @@ def heatmap(
     Raises:
         ValueError: the frame holds no site of this kind.
     """
-    return _panel(
-        frame, kind, _slim, end=end, labels=labels, rows=rows, theme=theme,
-        title=None if strip else title, grey=grey, row=row, strip=strip, chosen=chosen,
-        select=select, **AS_WIDE_AS_ITS_PLACE,
-    )  # fmt: skip
+    cells = frame.loc[frame["kind"] == kind]
+    if cells.empty:
+        raise ValueError(
+            f"There is no site of kind {kind!r} in this trace; it holds "
+            f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
+        )
+    rows = rows or Rows.of(frame)
+    cells = cells.assign(
+        row=cells["position"] + rows.first,
+        shade=cells["effect"] / end,
+        state=_state(cells, kind, chosen),
+    )
+    shown = cells["row"].nunique()
+    tall = shown > TALL and not strip
+    form = _panel(
+        kind,
+        int(cells["layer"].max()) + 1,
+        # Of which row the first position is, only the data know.
+        replace(rows, first=0),
+        labels=labels,
+        theme=theme,
+        title=None if strip else title,
+        grey=grey,
+        height=row or (TIGHT_ROW if shown > TALL else ROW),
+        layers_above=int(cells["row"].min()) if tall else None,
+        layers_below=not strip,
+        select=select,
+    )
+    return Drawing(form, _slim(cells))
 
 
 def layer_strip(
@@ -175,40 +198,30 @@ def layer_strip(
     return strip
 
 
+@lru_cache(maxsize=FORMS)
 def _panel(
-    frame: pd.DataFrame,
     kind: str,
-    form: Callable[[pd.DataFrame], Any],
+    layers: int,
+    rows: Rows,
     *,
-    end: float,
     labels: Labels,
     theme: Theme,
     title: str | None,
-    rows: Rows | None = None,
-    grey: bool = False,
-    row: int | None = None,
-    strip: bool = False,
-    chosen: Cell | None = None,
-    select: str | None = None,
-    **place: Any,
-) -> alt.LayerChart:
-    cells = frame.loc[frame["kind"] == kind]
-    if cells.empty:
-        raise ValueError(
-            f"There is no site of kind {kind!r} in this trace; it holds "
-            f"{', '.join(map(repr, dict.fromkeys(frame['kind'])))}."
-        )
-    rows = rows or Rows.of(frame)
-    layers = int(cells["layer"].max()) + 1
+    grey: bool,
+    height: int,
+    layers_above: int | None,
+    layers_below: bool,
+    select: str | None,
+) -> Form:
+    """All of a panel but its cells.
+
+    Args:
+        height: of a row, in pixels.
+        layers_above: the first row, of a panel so tall that it names its layers above too.
+    """
     layer_axis = _layer_axis(layers)
-    x = alt.X("layer:O").axis(None if strip else alt.Axis(orient="bottom", **layer_axis))
+    x = alt.X("layer:O").axis(alt.Axis(orient="bottom", **layer_axis) if layers_below else None)
     y = alt.Y("row:O").axis(row_axis(rows.labels, labels))
-    drawn_cells = cells.assign(
-        row=cells["position"] + rows.first,
-        shade=cells["effect"] / end,
-        state=_state(cells, kind, chosen),
-    )
-    shown = drawn_cells["row"].nunique()
     # The words of a tooltip stand in the specification once, not in every row.
     base = alt.Chart().transform_calculate(
         token=f"({literal(rows.names)})[datum.row]",
@@ -269,26 +282,23 @@ def _panel(
         framed(_LARGEST, INK[theme], 1.5),
         framed(_CHOSEN, CHOSEN[theme], 3),
     ]
-    tall = shown > TALL and not strip
-    if tall:
+    if layers_above is not None:
         # The layers stay in sight at the top of the panel too.
         above = alt.X("layer:O").axis(orient="top", **{**layer_axis, "title": None})
-        first_row = base.transform_filter(f"datum.row == {drawn_cells['row'].min()}")
+        first_row = base.transform_filter(f"datum.row == {layers_above}")
         drawn.append(first_row.mark_rect(opacity=0, tooltip=None, aria=False).encode(above, y))
-    size = row or (TIGHT_ROW if shown > TALL else ROW)
     chart = alt.LayerChart(
-        data=form(drawn_cells),
         layer=drawn,
-        height=alt.Step(size),
+        height=alt.Step(height),
         view=alt.ViewBackground(fill="rgba(128, 128, 128, 0.07)", stroke=None),
         description=f"{KINDS.get(kind, kind)}: effects, tokens down, layers across",
-        **place,
+        **AS_WIDE_AS_ITS_PLACE,
     )
-    if tall:
+    if layers_above is not None:
         chart.resolve = alt.Resolve(axis=alt.AxisResolveMap(x="independent"))
     if title:
         chart.title = _panel_title(title)
-    return chart
+    return Form(chart)
 
 
 def _state(cells: pd.DataFrame, kind: str, chosen: Cell | None) -> pd.Series[int]:
@@ -387,19 +397,16 @@ def trace_heatmaps(
     unit = unit or "proxy"
     end = scale_end(frame)
     kinds = [kind for kind in titles if (frame["kind"] == kind).any()]
-    panels = [
-        _panel(
-            frame,
-            kind,
-            _inline if inline else _slim,
-            end=end,
-            labels="never" if i else "always",
-            theme=theme,
-            title=titles[kind],
-            grey=grey,
-        ).properties(width=panel_width)
-        for i, kind in enumerate(kinds)
-    ]
+    panels = []
+    for i, kind in enumerate(kinds):
+        labels: Labels = "never" if i else "always"
+        drawn = heatmap(
+            frame, kind, end=end, labels=labels, theme=theme, title=titles[kind], grey=grey
+        )
+        panel = drawn.chart(width=panel_width)
+        if inline:
+            panel.data = _inline(drawn.data)
+        panels.append(panel)
     figure: alt.VConcatChart = alt.vconcat(
         alt.hconcat(*panels, spacing=18),
         scale_bar(end, unit, theme=theme, width=280),
@@ -633,10 +640,9 @@ def _inline(cells: pd.DataFrame) -> alt.InlineData:
     Altair turns a frame into values by a setting that all threads share, which Streamlit changes
     while it draws, and refuses more than 5,000 rows. A figure that is exported must know neither.
     """
-    slim = _slim(cells)
     columns = {
         str(name): [None if value != value else value for value in column.tolist()]
-        for name, column in slim.items()
+        for name, column in cells.items()
     }
     names = list(columns)
     return alt.InlineData(

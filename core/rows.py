@@ -40,6 +40,10 @@ class Rows:
     corrupted: Collection[int]
     first: int = 0
 
+    def __hash__(self) -> int:
+        """Forms of panels are kept by it."""
+        return hash((tuple(self.names.items()), frozenset(self.corrupted), self.first))
+
     @cached_property
     def labels(self) -> dict[int, str]:
         """What stands beside each row: its name, with a star where it is corrupted."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from core.figures import AS_WIDE_AS_ITS_PLACE, CHOSEN, INK, MARKS, Theme, layer_ticks
+from core.figures import CHOSEN, INK, MARKS, Theme, layer_ticks
+from core.forms import AS_WIDE_AS_ITS_PLACE
 from core.rows import literal
 
 if TYPE_CHECKING:

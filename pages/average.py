@@ -90,8 +90,7 @@ def show(stores: list[Store]) -> None:
     averaging.finding(found, store)
     st.space("small")
     averaging.heatmaps(found)
-    # Another view draws itself alone, and not the page.
-    st.fragment(average_views.view)(found, store, stores, options)
+    average_views.view(found, store, stores, options)
 
 
 def show_invitation() -> None:

@@ -80,12 +80,8 @@ def show_example() -> None:
     show_result(result, example=True)
 
 
-@st.fragment
 def show_result(result: TraceResult, *, example: bool = False) -> None:
-    """The sentence on top, the heatmaps, the chosen cell, and what else can be asked.
-
-    A fragment: another view of the same result leaves the question above it as it is.
-    """
+    """The sentence on top, the heatmaps, the chosen cell, and what else can be asked."""
     st.space("small")
     said, measured = st.columns([5, 3], gap="medium")
     with measured:

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share, and what the markers `embedded` and `browser` ask."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Processes that share the cores (pytest-xdist) take one thread each; torch reads it when it loads.
@@ -10,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import chromium as browser
 import pytest
 from hypothesis import settings
+from streamlit.runtime.fragment import MemoryFragmentStorage
 
 from core.cache import home
 from core.datasets import load_dataset
@@ -33,6 +35,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("SENTITRACE_NO_BROWSER is set")
         if browser.find() is None:
             pytest.fail(browser.ADVICE, pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_fragment_in_a_fragment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold for every page that a test runs what docs/architecture.md says of fragments."""
+    register = MemoryFragmentStorage.register
+    nested = []
+
+    def noticed(self, key, fragment, *, parent_fragment_id=None, **options):
+        if parent_fragment_id is not None:
+            nested.append(fragment)
+        register(self, key, fragment, parent_fragment_id=parent_fragment_id, **options)
+
+    monkeypatch.setattr(MemoryFragmentStorage, "register", noticed)
+    yield
+    assert not nested
 
 
 @pytest.fixture

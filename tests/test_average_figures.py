@@ -264,9 +264,7 @@ def test_a_whole_figure_can_be_saved(found, theme):
     assert len(spec["vconcat"][0]["hconcat"]) == 3
     assert figure_bytes(figure, "png")[:4] == b"\x89PNG"
     panels = [
-        drawing.lines(
-            found.frame, kind, titles={"last": "Last token"}, unit=UNIT, theme=theme, width=200
-        )
+        drawing.lines(found.frame, kind, titles={"last": "Last token"}, unit=UNIT, theme=theme)
         for kind in ("hidden", "mlp", "attn")
     ]
     lines = drawing.line_figure(panels, title="Lines", theme=theme)

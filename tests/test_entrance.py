@@ -35,6 +35,21 @@ def test_a_first_visitor_by_the_address_of_a_page_finds_the_whole_dashboard(chro
         expect(page.get_by_test_id("stFileUploader")).to_be_visible()
 
 
+@pytest.mark.browser
+def test_a_first_visitor_may_click_before_the_page_is_whole(chromium, tmp_path):
+    with serve(tmp_path / "home") as address, browse(chromium) as browser:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        mistakes: list[str] = []
+        page.on("pageerror", lambda error: mistakes.append(str(error)))
+        page.goto(address)
+        page.get_by_text("Early site at").first.wait_for(timeout=LONG)
+        for unit in ("Words", "Tokens", "Words"):
+            page.get_by_role("radio", name=unit, exact=True).last.click()
+        expect(page.get_by_text("A word's cells are")).to_be_visible(timeout=LONG)
+        expect(page.get_by_role("radio", name="Words", exact=True).last).to_be_checked()
+        assert not mistakes
+
+
 @pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize("entry", ["app.py", "pages/method.py"])
 def test_a_page_stands_once_in_its_frame_whichever_file_is_run(entry):

@@ -67,6 +67,7 @@ ORDER = [
     "metadata",
     "recipes",
     "rows",
+    "forms",
     "figures",
     "trace_figures",
     "probe_figures",

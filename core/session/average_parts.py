@@ -90,10 +90,7 @@ def row_of_panels(average: Average, draw: Any, key: str) -> None:
 
 def line_figure(average: Average, draw: Any, caption: str) -> Any:
     """The same charts as one figure for a file."""
-    panels = [
-        draw(kind=kind, title=KINDS[kind], width=300, theme="light")
-        for kind in average.about["kinds"]
-    ]
+    panels = [draw(kind=kind, title=KINDS[kind], theme="light") for kind in average.about["kinds"]]
     return drawing.line_figure(panels, caption=caption)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import streamlit as st
 
+from core.forms import DATA, Drawing, unchecked
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -20,16 +22,18 @@ def show_chart(chart: Any, key: str, *, place: Any = st, **options: Any) -> None
     when only they have changed.
 
     Args:
-        chart: of Altair, a single one or layers; its encodings name their types, since they are
-            not read off the data.
+        chart: of Altair, a single one or layers, whose encodings name their types, since they are
+            not read off the data; or a drawing.
         place: a column or container.
         options: of `st.vega_lite_chart`.
     """
     frames: dict[str, pd.DataFrame] = {}
-    context: dict[str, Any] = {"top_level": False, "datasets": {}}
-    # Below the top level Altair adds no theme of its own, which other threads may be setting.
-    spec = _named(chart, frames).to_dict(validate=False, context=context)
-    spec["datasets"] = {**context["datasets"], **frames}
+    if isinstance(chart, Drawing):
+        spec = dict(chart.form.spec)
+        frames[DATA] = chart.data
+    else:
+        spec = unchecked(_named(chart, frames))
+    spec["datasets"] = {**spec["datasets"], **frames}
     place.vega_lite_chart(spec, key=key, **options)
 
 

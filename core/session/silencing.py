@@ -67,7 +67,7 @@ def punctuation_test(found: Study, store: Store | None) -> None:
     )
     save_below(
         "punctuation",
-        charts={"Silenced tokens": draw(groups), "Beyond the control": draw(apart)},
+        charts={"Silenced tokens": draw(groups).chart, "Beyond the control": draw(apart).chart},
         tables={"Silenced tokens": frame},
         caption=caption,
     )
