@@ -18,8 +18,8 @@ import altair as alt
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMS = 256
-"""Forms of each kind of figure that are kept, some 10 kB each."""
+FORMS = 96
+"""Forms of each kind of figure that are kept, about 0.1 MB each: those of some thirty pages."""
 
 AS_WIDE_AS_ITS_PLACE: dict[str, Any] = {
     "autosize": {"type": "fit-x", "contains": "padding"},

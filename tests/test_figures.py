@@ -150,6 +150,22 @@ def test_the_largest_cell_is_framed_and_so_is_the_chosen_one():
     assert figures.CHOSEN["light"] not in [s.get("stroke") for s in drawn_shapes(elsewhere)]
 
 
+def test_a_form_is_built_once_and_no_drawing_of_it_can_change_another():
+    frame = make_frame()
+    first = figures.heatmap(frame, "hidden", end=5.0)
+    second = figures.heatmap(frame.assign(effect=-frame["effect"]), "hidden", end=9.0)
+    assert second.form is first.form
+    assert (second.data["effect"] == -first.data["effect"]).all()
+    assert figures.heatmap(frame, "mlp", end=5.0).form is not first.form
+
+    before = first.to_dict()
+    changed = second.chart(width=200)
+    changed.layer[0].encoding.color.scale.domain = [-1, 1]
+    changed.layer.pop()
+    assert without_data(first.to_dict()) == without_data(before)
+    assert before["layer"][0].items() <= first.form.spec["layer"][0].items()
+
+
 def test_another_chosen_cell_changes_the_data_alone():
     cells = (("hidden", 2, 3), ("hidden", 4, 1), None)
     first, second, none = [without_data(panel(chosen=cell)) for cell in cells]
