@@ -86,8 +86,11 @@ class Camera:
             self._rest(page)
             path = self.folder / f"{name}-{self.theme}{'' if width == WIDE else '-narrow'}.png"
             with Image.open(io.BytesIO(page.screenshot())) as picture:
-                # The method that keeps the few pixels of a frame in their own colour.
-                few = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+                # The method that keeps the few pixels of a frame in their own colour; the step of
+                # k-means keeps large areas in theirs.
+                few = picture.convert("RGB").quantize(
+                    256, method=Image.Quantize.MAXCOVERAGE, kmeans=1
+                )
                 few.save(path, optimize=True)
             print(path.name, flush=True)
         page.set_viewport_size({"width": WIDE, "height": WINDOW})
