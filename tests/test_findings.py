@@ -302,26 +302,29 @@ def test_traces_of_other_tweets_are_not_compared():
 # --- the real model ------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def embedded_probe(embedded_model, tweets):
+    return probe_for(embedded_model, tweets, dataset="vader-tweets")
+
+
 @pytest.mark.embedded
 class TestOnTheEmbeddedModel:
     """Few layers and samples: enough to be wrong, and done in seconds."""
 
     settings = TraceSettings(kinds=("hidden",), samples=4, every=6)
 
-    @pytest.fixture(scope="class")
-    def probe(self, embedded_model, tweets):
-        return probe_for(embedded_model, tweets, dataset="vader-tweets")
-
-    def test_a_neutral_tweet_gets_no_site(self, embedded_model, probe):
-        result = core.trace(embedded_model, probe, "I am going to the store", self.settings)
+    def test_a_neutral_tweet_gets_no_site(self, embedded_model, embedded_probe):
+        result = core.trace(
+            embedded_model, embedded_probe, "I am going to the store", self.settings
+        )
         found = findings_of(result)
         assert found.early == found.late == ()
 
-    def test_the_untrained_twin_never_gets_a_site(self, embedded_model, probe):
+    def test_the_untrained_twin_never_gets_a_site(self, embedded_model, embedded_probe):
         twin = core.load_model(embedded_model.name, untrained=True)
         texts = json.loads((ASSETS / "example_tweets.json").read_text(encoding="utf-8"))
         assert len(texts) == 10
         for text in texts.values():
-            found = findings_of(core.trace(twin, probe, text, self.settings))
+            found = findings_of(core.trace(twin, embedded_probe, text, self.settings))
             assert found.early == found.late == (), text
             assert found.health.ok is False, text
