@@ -72,7 +72,7 @@ class Mean:
     n: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # equal is what is the same: what is found of one is kept by it
 class Average:
     """Average effects of many traces.
 

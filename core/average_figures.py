@@ -144,6 +144,7 @@ def _heatmap(
     theme: Theme,
     title: str | None,
 ) -> Form:
+    """All of a heatmap but its cells."""
     named = dict(enumerate(roles))
     x = alt.X("layer:O").axis(**_layer_axis(list(layers)))
     y = alt.Y("place:O").axis(row_axis(named, labels, limit=ROLE_LIMIT))
@@ -698,6 +699,7 @@ def _band_form(
     named: bool,
     along: str,
 ) -> Form:
+    """All of a panel of lines but its numbers."""
     base = alt.Chart()
     x = (
         alt.X("layer:Q")
