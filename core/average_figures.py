@@ -260,8 +260,8 @@ def lines(
     colours = [COLOURS[role.partition(":")[0]][dark] for role in titles]
     return _bands(
         shown,
-        tuple(names),
-        tuple(colours),
+        names,
+        colours,
         unit=unit,
         what="role",
         domain=domain,
@@ -294,8 +294,8 @@ def group_lines(
     palette = {"blue": BLUE[theme], "orange": ORANGE[theme], "grey": MARKS}
     return _bands(
         rows.assign(series=rows["group"]),
-        tuple(groups),
-        tuple(palette[name] for name in COMPARED[: len(groups)]),
+        groups,
+        [palette[name] for name in COMPARED[: len(groups)]],
         unit=unit,
         what="tweets",
         domain=domain,
@@ -324,8 +324,8 @@ def ablation_lines(
     colours = [COLOURS[palette.get(group, "tweet_last")][theme == "dark"] for group in groups]
     return _bands(
         rows.assign(series=rows["group"].map(dict(groups))),
-        tuple(groups.values()),
-        tuple(colours),
+        list(groups.values()),
+        colours,
         unit=unit,
         what="tokens",
         domain=None,
@@ -655,8 +655,8 @@ def _ordinal(number: int) -> str:
 
 def _bands(
     shown: pd.DataFrame,
-    names: tuple[str, ...],
-    colours: tuple[str, ...],
+    names: Sequence[str],
+    colours: Sequence[str],
     *,
     unit: str,
     what: str,
@@ -672,8 +672,8 @@ def _bands(
         last: the layer at which the axis ends; without it the last one that is shown.
     """
     form = _band_form(
-        names,
-        colours,
+        tuple(names),
+        tuple(colours),
         int(shown["layer"].max()) if last is None else last,
         unit=unit,
         what=what,
