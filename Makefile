@@ -2,6 +2,7 @@
 # make test   set up once, then run every test
 # make check  formatter, linter, types, tests, known faults of dependencies
 # make coverage  the tests once more, and the lines of core that they do not run
+# make lowest  the tests of the library with the lowest versions that it takes
 # make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
 # make screenshots  take the pictures of the documentation again
@@ -21,6 +22,7 @@ FIGURES_OPTIONS ?=
 MODEL ?=
 PYTEST_OPTIONS ?=
 AUDIT := pip-audit==2.10.1
+LOWEST := tests/charts tests/data tests/exporting tests/models tests/patching tests/probes tests/sweeps tests/tracing
 PEERS := causal-tracer transformer-lens
 
 # An environment whose Python is gone (upgraded, removed) is made again.
@@ -28,7 +30,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test check check-static audit coverage figures screenshots format bench bench-peers lock clean
+.PHONY: help run setup test browser check check-static audit coverage lowest figures screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -40,9 +42,12 @@ run: setup
 setup: $(VENV)/.runtime-installed
 	@$(BIN)/python -m core setup
 
-test: $(VENV)/.dev-installed setup
-	@$(BIN)/python tests/chromium.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_OPTIONS)
+# The browser comes first, so that nobody waits for the rest to hear that there is none.
+test: browser $(VENV)/.dev-installed setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+
+browser: $(VENV)/.playwright-installed
+	@$(BIN)/python tests/support/chromium.py
 
 check: check-static test audit
 
@@ -69,14 +74,21 @@ audit: $(VENV)/.created
 	fi
 
 coverage: $(VENV)/.dev-installed setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov $(PYTEST_OPTIONS)
+
+lowest: $(VENV)/.created
+	$(BIN)/python -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --no-input --quiet \
+	  -r requirements-lowest.txt $$(grep -E '^(hypothesis|playwright|pypdfium2|pytest)' requirements-dev.txt | cut -d' ' -f1)
+	.venv-lowest/bin/python -m pytest -m "not embedded and not browser" --ignore tests/sweeps/test_ray_cluster.py \
+	  $(LOWEST) $(PYTEST_OPTIONS)
 
 # FIGURES_OPTIONS go to `python -m core figures`: FIGURES_OPTIONS="--columns one --font serif".
 figures: setup
 	$(BIN)/python -m core figures $(if $(MODEL),--model $(MODEL)) $(FIGURES_OPTIONS)
 
 screenshots: $(VENV)/.dev-installed setup
-	PYTHONPATH=. $(BIN)/python tests/screenshots.py
+	PYTHONPATH=. $(BIN)/python tests/support/screenshots.py
 
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff format .
@@ -93,6 +105,9 @@ bench: setup bench-peers
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.paint
+	$(BIN)/python -m benchmarks.anytime
+	$(BIN)/python -m benchmarks.verdicts
+	$(BIN)/python -m benchmarks.drawing
 	$(BIN)/python -m benchmarks.interventions
 	$(BIN)/python -m benchmarks.trace $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks.results
@@ -106,7 +121,7 @@ lock: $(VENV)/.dev-installed
 
 # Leaves what was fetched (SENTITRACE_HOME) alone.
 clean:
-	rm -rf $(VENV) .venv-peers .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-peers .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps are made last, so an interrupted step is done again.
 $(VENV)/.created:
@@ -121,6 +136,10 @@ $(VENV)/.created:
 	  echo "Making the environment $(VENV) with $$($$found --version) ..."; \
 	  $$found -m venv --clear $(VENV) || exit 1; \
 	fi
+	@touch $@
+
+$(VENV)/.playwright-installed: requirements-dev.txt constraints.txt $(VENV)/.created
+	@$(INSTALL) "$$(grep '^playwright==' requirements-dev.txt)" -c constraints.txt
 	@touch $@
 
 $(VENV)/.runtime-installed: requirements.txt constraints.txt $(VENV)/.created

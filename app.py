@@ -1,5 +1,5 @@
 """The dashboard: `streamlit run app.py`."""
 
-from core import session
+from core import dashboard
 
-session.frame().run()
+dashboard.frame().run()

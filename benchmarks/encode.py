@@ -1,4 +1,4 @@
-"""How fast are tweets encoded? A plain script's way against `core.features.encode`.
+"""How fast are tweets encoded? A plain script's way against `core.probes.encoding.encode`.
 
     python -m benchmarks.encode [--tweets N] [--output FILE]
 
@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from benchmarks.machine import RESULTS, describe, save, say
-from core.datasets import load_dataset
-from core.features import encode
-from core.models import load_model
-from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS, word_token
-from core.registry import EMBEDDED, is_on_disk, model_folder
+from core.data.datasets import load_dataset
+from core.models.loading import load_model
+from core.models.registry import EMBEDDED, is_on_disk, model_folder
+from core.probes.encoding import encode
+from core.prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS, word_token
 
 BATCH = 32
 

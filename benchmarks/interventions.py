@@ -4,14 +4,14 @@
                                        [--parts LIST] [--more] [--output FILE]
 
 On the embedded model and its tweets. Probe and directions are fitted on four fifths of the tweets;
-everything is judged on tweets of the fifth (`core.judging`).
+everything is judged on tweets of the fifth (`core.interventions.judging`).
 
 1. Ablating the sentiment direction of the best layer: what is left of the proxy's accuracy, against
    random directions.
 2. Steering: which share of tweets is flipped, at what cost in perplexity, against random
    directions of the same length.
 3. ROME edits at the early site (the largest MLP cell among the tweet's tokens in the first two
-   thirds of the layers) against one random site of the same role and layer; and silencing the three
+   thirds of the layers) against one random site of the same role and layer; and ablating the three
    largest MLP cells against matched ones.
 4. Edits at several layers of the early site's token: how does efficacy go with the traced effect?
 
@@ -32,9 +32,8 @@ import numpy as np
 
 import core
 from benchmarks.machine import RESULTS, describe, save, say
-from core.edits import EditSettings, make_edits, sample_prefixes, word_at
-from core.interventions import early_site
-from core.judging import (
+from core.interventions.forward import surprise
+from core.interventions.judging import (
     Estimate,
     HeldOut,
     estimate,
@@ -45,26 +44,29 @@ from core.judging import (
     moved,
     perplexity_ratio,
     share_of,
-    spearman,
     surprise_under,
 )
-from core.key_covariance import KeyCovariance, key_covariances
-from core.models import Model, load_model
-from core.passes import surprise
-from core.probes import probe_for
-from core.prompts import build_prompt
-from core.registry import EMBEDDED, is_on_disk
-from core.results import TraceSettings
-from core.steering import (
-    Ablation,
+from core.interventions.key_covariance import KeyCovariance, key_covariances
+from core.interventions.plan import early_site
+from core.interventions.rome import EditSettings, make_edits, sample_prefixes, word_at
+from core.interventions.steering import (
+    DirectionAblation,
     Editing,
-    Replacement,
+    SiteAblation,
     Steering,
     matched_positions,
     matched_sites,
     random_like,
     top_sites,
 )
+from core.models.loading import load_model
+from core.models.model import Model
+from core.models.registry import EMBEDDED, is_on_disk
+from core.probes.library import probe_for
+from core.probes.training import LAYER_PENALTY, one_thread, regression
+from core.prompts.prompt import build_prompt
+from core.statistics import spearman
+from core.tracing.result import TraceSettings
 
 DATA = "vader-tweets"
 ABLATED, STEERED, NEUTRAL = 100, 60, 20  # texts
@@ -106,7 +108,7 @@ def ablation(model: Model, held: HeldOut, layer: int, found: dict[str, Any], kee
         controls = np.stack(
             [
                 right(
-                    Ablation(
+                    DirectionAblation(
                         random_like(held.direction(model, "means", layer), states, seed),
                         layers=layers,
                     )
@@ -118,7 +120,7 @@ def ablation(model: Model, held: HeldOut, layer: int, found: dict[str, Any], kee
         arms = {"random": random}
         for source in ("probe", "means", "words"):
             direction = held.direction(model, source, layer)
-            arms[source] = right(Ablation(direction, layers=layers)).astype(float)
+            arms[source] = right(DirectionAblation(direction, layers=layers)).astype(float)
         for name, after in arms.items():
             found["ablation"]["arms"].append(
                 {
@@ -267,7 +269,7 @@ def edits(
             ("silenced_top", sites),
             ("silenced_random", matched_sites(model, prompt, sites, seed=int(row))),
         ):
-            after = log_odds_under(model, held.probe, [text], Replacement(tuple(chosen)))
+            after = log_odds_under(model, held.probe, [text], SiteAblation(tuple(chosen)))
             measured[name] = {
                 "moves": float(moved(before, after, wanted)[0]),
                 "flips": bool(flipped(before, after, wanted)[0]),
@@ -371,6 +373,22 @@ def curve_summary(points: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def best_layer(held: HeldOut) -> int:
+    """The layer whose states predict the label best, within the training part alone."""
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import cross_val_predict
+
+    labels = held.labels[held.train]
+    losses = []
+    with one_thread():
+        for layer in range(held.encoding.layers):
+            predicted = cross_val_predict(
+                regression(LAYER_PENALTY), held.states(layer), labels, cv=3, method="predict_proba"
+            )
+            losses.append(log_loss(labels, predicted, labels=[0, 1]))
+    return int(np.argmin(losses))
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -400,7 +418,7 @@ def main() -> None:
     )
     report = held.probe.report
     say(f"probe: {report.accuracy:.1%} of {report.n} held-out tweets")
-    layer = held.best_layer()
+    layer = best_layer(held)
     say(f"best layer: {layer}")
     parts = options.parts.split(",")
     there = json.loads(options.output.read_text()) if options.output.exists() else {}

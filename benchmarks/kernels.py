@@ -1,4 +1,4 @@
-"""What are packed weights worth? torch's own linear layer against `core.kernels.PackedLinear`.
+"""What are packed weights worth? torch's own linear layer against `PackedLinear`.
 
     python -m benchmarks.kernels [--quick] [--output FILE]
 
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import RESULTS, describe, physical_cores, save, say
-from core.kernels import PackedLinear, can_pack
+from core.models.packed_weights import PackedLinear, can_pack
 
 WEIGHTS = {  # (out, in)
     "GPT-2 attention in": (2304, 768),

@@ -21,10 +21,12 @@ import torch
 
 from benchmarks.machine import RESULTS, describe, save, say
 from benchmarks.trace import SHAPES
-from core import runs
-from core.cases import default_window
-from core.models import Model
-from core.runs import Batches, Readout
+from core.models.model import Model
+from core.patching.batches import Batches
+from core.patching.clean_and_corrupted import run_base, run_source
+from core.patching.readout import Readout
+from core.patching.restore import restore
+from core.tracing.corruption import default_window
 
 STATUS = Path("/proc/self/status")
 
@@ -71,15 +73,15 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins anew
     before, began = _bytes("VmRSS"), time.perf_counter()
     embeddings = model.embed(list(range(options.tokens)))
-    clean = runs.run_source(model, embeddings[None], readout)
+    clean = run_source(model, embeddings[None], readout)
     noise = 0.1 * torch.randn(batches.samples, options.tokens, model.width)
-    base = runs.run_base(model, embeddings + noise, readout, clean)
+    base = run_base(model, embeddings + noise, readout, clean)
 
     def stop(_share: float) -> None:
         raise _FirstPositionDone
 
     with suppress(_FirstPositionDone):
-        runs.restore(model, clean, base, readout, window=window, batches=batches, progress=stop)
+        restore(model, clean, base, readout, window=window, batches=batches, progress=stop)
     peak = _bytes("VmHWM") - before
     say(f"peak {peak / 1e9:.2f} GB beyond the weights, {time.perf_counter() - began:.0f} s")
     save(

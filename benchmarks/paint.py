@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.machine import RESULTS, ROOT, describe, save, say
-from core.cache import home
-from core.registry import EMBEDDED, is_on_disk
-from core.session import PAGES
+from core.dashboard import PAGES
+from core.models.registry import EMBEDDED, is_on_disk
+from core.storage.cache import home
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 import chromium
 from served import borrowed_home, browse, serve
 

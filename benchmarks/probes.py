@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, describe, save, say
-from core.controls import with_controls
-from core.datasets import load_dataset
-from core.models import Model, load_model
-from core.probes import train_probe
-from core.registry import EMBEDDED, is_on_disk
+from core.data.datasets import load_dataset
+from core.models.loading import load_model
+from core.models.model import Model
+from core.models.registry import EMBEDDED, is_on_disk
+from core.probes.controls import with_controls
+from core.probes.training import train_probe
 
 DATA = ("vader-tweets", "vader-movies")
 FEATURES = ("probabilities", "logit_pair", "hidden")

@@ -17,7 +17,7 @@ import altair as alt
 import pandas as pd
 
 from benchmarks.machine import RESULTS, load
-from core.export import export_figure
+from core.exporting.figure_files import export_figure
 
 HERE = Path(__file__).parent
 FIGURE = "growth"
@@ -325,7 +325,8 @@ def kernels(found: dict[str, Any]) -> list[str]:
         machine_line(found),
         "",
         "torch's own float32 linear layer against the same with the weight stored in oneDNN's "
-        "order (`core/kernels.py`). The difference is relative to the largest product.",
+        "order (`core/models/packed_weights.py`). The difference is relative to the largest "
+        "product.",
         "",
         *table([*head, "largest difference"], lines),
         "",
@@ -350,6 +351,18 @@ def startup(found: dict[str, Any]) -> list[str]:
         "torch and transformers.",
         "",
         *table(("", "seconds", "goal", "reached"), lines),
+        "",
+        "A first visitor of a server that has just started, in a browser on the same machine: "
+        "seconds from the first look to the button, and from a press of Run.",
+        "",
+        *table(
+            ("", "until", "seconds"),
+            [
+                (name, what, f"{value:.1f}")
+                for name, seconds in found["first visit"].items()
+                for what, value in seconds.items()
+            ],
+        ),
         "",
     ]
 
@@ -428,7 +441,7 @@ def probes(found: dict[str, Any]) -> list[str]:
         "",
         f"Probes of {found['model']} and their controls, judged on held-out texts "
         "(`python -m benchmarks.probes`); in brackets are 95% bootstrap intervals. The controls "
-        "that read the model are those of each probe; `core/controls.py` says what each is.",
+        "that read the model are those of each probe; `core/probes/controls.py` says what each is.",
         "",
     ]
     for data in dict.fromkeys(row["data"] for row in found["rows"]):
@@ -515,6 +528,131 @@ def paint(found: dict[str, Any]) -> list[str]:
         "the figures included. Goal: 300.",
         "",
         *table(("answer", "median", "slowest"), answers),
+        "",
+    ]
+
+
+def anytime(found: dict[str, Any]) -> list[str]:
+    """How soon a trace says something."""
+    stages = list(found["rows"][0]["stages"])
+    lengths = list(dict.fromkeys(str(row["tokens"]) for row in found["rows"]))
+    lines = []
+    for row in found["rows"]:
+        whole = row["stages"]["all cells"]
+        cells = [
+            f"{_seconds(row['stages'][name])} ({row['stages'][name] / whole:.1%})"
+            for name in stages[:-1]
+        ]
+        lines.append(
+            [
+                f"{row['model']}, {row['tokens']}",
+                *cells,
+                _seconds(whole),
+                f"{whole / row['plain']:.3f}",
+            ]
+        )
+    return [
+        "## Stages of a trace",
+        "",
+        machine_line(found),
+        "",
+        f"Three kinds, {found['options']['samples']} noise samples (`python -m benchmarks.anytime "
+        f"--tokens {','.join(lengths)}`): seconds until each stage, and its share of the whole "
+        "trace. The embedded model traces a tweet, other shapes have random weights. The last "
+        "column is the trace from coarse to fine over the same trace sample by sample.",
+        "",
+        *table(["model, tokens", *stages, "coarse to fine / in turn"], lines),
+        "",
+    ]
+
+
+def settled(found: dict[str, Any]) -> list[str]:
+    """How often a settled trace says something else than the whole one."""
+    said = found["summary"]
+    by_kind = ", ".join(f"{name} {count}" for name, count in sorted(said["by kind"].items()))
+    return [
+        "## Settled answers",
+        "",
+        machine_line(found),
+        "",
+        f"{said['tweets']} tweets of the embedded model in prompts of up to "
+        f"{found['options']['longest']} tokens (`python -m benchmarks.settled --tweets "
+        f"{said['tweets']} --longest {found['options']['longest']}`), each traced whole and as far "
+        f"as a trace goes until it is settled, which takes {said['work']:.0%} of the work "
+        "(median). A site is at another token, or there in one of "
+        f"the two alone, in {said['sites at other tokens']} tweets; at another token or in another "
+        f"layer in {said['other sites']} ({by_kind or 'none'}). The largest cell of a kind is "
+        f"another one in {said['other largest cells']}. {said['significant otherwise']:.1%} of the "
+        "cells that both have are significant in one of the two alone.",
+        "",
+    ]
+
+
+def verdicts(found: dict[str, Any]) -> list[str]:
+    """Of how many tweets the corrupted run loses the sentiment."""
+    head, lines = ["probe", "corruption", "tweets", "significant", "can be read"], []
+    for features, ways in found["rows"].items():
+        tweets = max(counts["predicted"] for counts in ways.values())
+        for way, counts in ways.items():
+            shares = [counts.get(what, 0) / tweets for what in ("significant", "healthy")]
+            lines.append(
+                [features, way, str(counts["predicted"]), *(f"{share:.0%}" for share in shares)]
+            )
+    reached, seconds = found["reached"], found["seconds"]
+    best = [f"{reached[what] / reached['predicted']:.0%}" for what in ("significant", "healthy")]
+    lines.append(["**any**", "**the best that is offered**", str(reached["predicted"]), *best])
+    return [
+        "## Verdicts",
+        "",
+        machine_line(found),
+        "",
+        f"Of {found['options']['tweets']} tweets drawn at random, by what is corrupted (`python -m "
+        "benchmarks.verdicts`): among those whose label a probe predicts, the share whose total "
+        "effect is significant towards the prediction (95% t interval over 10 samples; where "
+        "nothing is drawn, its sign), and the share whose cells can be read (the health check of "
+        "the Trace page). An opposite tweet exists for those that have a word of the list of "
+        "antonyms and a counterpart of as many tokens; tweets without one count as not reached. "
+        "The last row is the default probe's: any of the rows for its significance, and for the "
+        "cells the best that the Trace page offers, by either probe. The default stays the logit "
+        "pair under noise, the original experiment: the probe of hidden states can be read of more "
+        "tweets, but sees nothing of what the layers above its own do, and the mean embedding has "
+        "no intervals; both are offered where the default fails. A verdict took "
+        f"{seconds['verdict']:.2f} s, all alternatives {seconds['alternatives']:.1f} s, on a "
+        "machine with other work.",
+        "",
+        *table(head, lines),
+        "",
+    ]
+
+
+def drawing(found: dict[str, Any]) -> list[str]:
+    """Saving figures with the drawing library in a process of its own, and without."""
+    lines = [
+        [
+            f"{row['size']}, {row['form']}",
+            *(_seconds(row["first"][way]) for way in ("here", "own")),
+            *(_seconds(row["later"][way]) for way in ("here", "own")),
+            f"{row['ratio']:.2f}",
+            *(_seconds(row["pause"][way]) for way in ("here", "own")),
+        ]
+        for row in found["rows"]
+    ]
+    head = ["", "first, here", "own process", "later, here", "own process", "own / here"]
+    pairs = found["options"]["pairs"]
+    return [
+        "## Saving figures",
+        "",
+        machine_line(found),
+        "",
+        "Seconds from a trace's chart to its file, with vl-convert in the program itself and in a "
+        "process of its own (`core.charts.renderer`), in one run, one figure here and one there "
+        f"(`python -m benchmarks.drawing --pairs {pairs}`): the fastest of {pairs}, and the median "
+        "ratio of neighbours. A tweet: 12 layers, 14 tokens, three kinds; long: 30 layers, 64 "
+        "tokens. The dashboard starts the process "
+        'when it shows a "Save" button, so that a first figure there is a later one here. The '
+        "pause is the longest for which no other thread of the program could run.",
+        "",
+        *table([*head, "pause, here", "own process"], lines),
         "",
     ]
 
@@ -658,13 +796,13 @@ def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
     )
     edit = options["edit"]
     return [
-        "### ROME edits and silenced cells",
+        "### ROME edits and ablated cells",
         "",
         f"n = {found['n']} held-out tweets, edited to go on with the other word. Early site: the "
         "largest MLP cell among the tweet's tokens in the first two thirds of the layers (layers "
         f"{', '.join(map(str, sorted(set(found['layers']))))}). Random: one other token of the "
         f"same role, same layer. {edit['prefixes']} prefixes, {edit['steps']} steps, "
-        f"{edit['keys']:,} keys. Silenced: the {options['silenced']} largest MLP cells set to "
+        f"{edit['keys']:,} keys. Ablated: the {options['silenced']} largest MLP cells set to "
         "zero, or matched random ones. Moves are in nats of the probe's log-odds, to the other "
         f"side. {f'Left out: {left_out}.' if left_out else ''}",
         "",
@@ -683,8 +821,8 @@ def _edits(found: dict[str, Any], options: dict[str, Any]) -> list[str]:
         "",
         "The early site's edit moves the tweet by "
         f"{_estimate(found['differences']['edit'], 2)} nats more than the random one's"
-        f"{_told_apart(found['differences']['edit'])}. Silencing the largest cells moves it by "
-        f"{_estimate(found['differences']['silence'], 2)} more than silencing matched ones"
+        f"{_told_apart(found['differences']['edit'])}. Ablating the largest cells moves it by "
+        f"{_estimate(found['differences']['silence'], 2)} more than ablating matched ones"
         f"{_told_apart(found['differences']['silence'])}. Over the tweets, the rank correlation of "
         "the early site's traced effect with how far its edit moves the tweet is "
         f"{_estimate(found['correlation_over_tweets'], 2)}.",
@@ -723,8 +861,8 @@ DIRECTIONS = {
 ARMS = {
     "early": "edit at the early site",
     "random": "edit at a random site",
-    "silenced_top": "silenced, largest cells",
-    "silenced_random": "silenced, random cells",
+    "silenced_top": "ablated, largest cells",
+    "silenced_random": "ablated, random cells",
 }
 
 
@@ -748,7 +886,7 @@ def _points(found: dict[str, Any]) -> str:
 
 def _told_apart(found: dict[str, Any]) -> str:
     if found["lower"] is None or found["lower"] <= 0 <= found["upper"]:
-        return ", which cannot be told from zero"
+        return ", which is not significant"
     return ""
 
 
@@ -788,7 +926,8 @@ def sweeps(found: dict[str, Any]) -> list[str]:
             for each in found["memory"]
         ]
         lines += [
-            "`core.average` over stored tweets of GPT-2's shape whose numbers are drawn, each in a "
+            "`core.sweeps.average` over stored tweets of GPT-2's shape with drawn numbers, each "
+            "in a "
             "process of its own (`python -m benchmarks.sweep --only memory`).",
             "",
             *table(("stored tweets", "peak of the process, MiB", "seconds"), rows),
@@ -824,8 +963,8 @@ def mutants(found: dict[str, Any]) -> list[str]:
         "## Mutants",
         "",
         f"Small wrong changes of the engine and the averages, each tried alone: the tests notice "
-        f"{killed} of {total} ({killed / total:.0%}; `PYTHONPATH=. python tests/mutants.py`). "
-        "Goal: 90%.",
+        f"{killed} of {total} ({killed / total:.0%}; "
+        "`PYTHONPATH=. python tests/support/mutants.py`). Goal: 90%.",
         "",
         *table(("module", "mutants", "noticed", "not noticed"), rows),
         "",
@@ -851,6 +990,10 @@ def report() -> str:
         ("sweep", sweeps),
         ("load", visitors),
         ("paint", paint),
+        ("anytime", anytime),
+        ("settled", settled),
+        ("verdicts", verdicts),
+        ("drawing", drawing),
         ("kernels", kernels),
         ("memory", memory),
         ("precision", precision),

@@ -5,13 +5,13 @@ Run: python -m benchmarks.sweep            (about ten minutes on two quiet cores
 
 Three parts, all on the embedded model and built-in tweets (`python -m core setup`):
 
-- throughput: the same tweets, drawn by a seed, traced one by one by `core.trace`; by a sweep in one
-  process; in one process with two tokens of each role at most, which is less work for the same
-  averages; and in as many processes as there are cores, of one thread each. Seconds count from the
-  moment the model is loaded; of several processes, from the first finished batch to the last. The
-  ways follow one another in one run, and what the first two found is compared.
-- memory: peak memory of `core.average` over 100, 1,000 and 10,000 stored tweets of GPT-2's shape
-  whose numbers are drawn, each in a process of its own.
+- throughput: the same tweets, drawn by a seed, traced one by one by `core.tracing.tracer`; by a
+  sweep in one process; in one process with two tokens of each role at most, which is less work for
+  the same averages; and in as many processes as there are cores, of one thread each. Seconds count
+  from the moment the model is loaded; of several processes, from the first finished batch to the
+  last. The ways follow one another in one run, and what the first two found is compared.
+- memory: peak memory of `core.sweeps.average` over 100, 1,000 and 10,000 stored tweets of GPT-2's
+  shape whose numbers are drawn, each in a process of its own.
 - kill: a sweep of every third layer is killed with SIGKILL at ten random moments and resumed; what
   it holds is compared, bit for bit, with an undisturbed one.
 
@@ -38,13 +38,14 @@ import numpy as np
 
 import core
 from benchmarks.machine import RESULTS, describe, load, physical_cores, save, say
-from core import cache, sweep
-from core.models import load_model
-from core.prompts import build_prompt
-from core.records import row_of, schema
-from core.registry import EMBEDDED
-from core.results import Reads, TraceResult, TraceSettings
-from core.store import Store
+from core.models.loading import load_model
+from core.models.registry import EMBEDDED
+from core.prompts.prompt import build_prompt
+from core.storage import cache
+from core.sweeps import sweep
+from core.sweeps.record import row_of, schema
+from core.sweeps.store import Store
+from core.tracing.result import Reads, TraceResult, TraceSettings
 
 KILLS = 10
 EVERY = 3  # layers, of the sweep that is killed: it takes a third of the time
@@ -68,7 +69,7 @@ def own_home() -> Iterator[Path]:
 
 def prepared(tweets: int, seed: int, *, every: int = 1, **options: Any) -> tuple[Any, Any, Store]:
     """The embedded model, its probe, and a new store of some tweets."""
-    from core.probes import probe_for
+    from core.probes.library import probe_for
 
     model = load_model(EMBEDDED)
     data = core.load_dataset("vader-tweets")
@@ -89,7 +90,7 @@ def prepared(tweets: int, seed: int, *, every: int = 1, **options: Any) -> tuple
 
 def throughput(tweets: int) -> dict[str, Any]:
     """Seconds a tweet of each way, and how far what they found lies apart."""
-    from core.trace import trace
+    from core.tracing.tracer import trace
 
     with own_home():
         model, probe, store = prepared(tweets, seed=0)
@@ -191,8 +192,8 @@ def synthetic(folder: Path, count: int) -> None:
 AVERAGE = """
 import json, sys, time
 from pathlib import Path
-from core.average import average
-from core.store import Store
+from core.sweeps.average import average
+from core.sweeps.store import Store
 
 def peak():  # not getrusage: its peak is that of the process that started this one
     lines = Path("/proc/self/status").read_text().splitlines()

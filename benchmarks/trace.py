@@ -67,10 +67,10 @@ import torch
 from benchmarks.kernels import peak
 from benchmarks.machine import RESULTS, ROOT, describe, physical_cores, save, say
 from benchmarks.ways.job import Job
-from core.cases import default_window
-from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
-from core.registry import EMBEDDED, is_on_disk, model_folder
-from core.runs import KINDS, window_layers
+from core.models.registry import EMBEDDED, is_on_disk, model_folder
+from core.patching.sites import KINDS, window_layers
+from core.prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.tracing.corruption import default_window
 
 PEERS = ROOT / ".venv-peers"
 WAYS: dict[str, tuple[str | None, list[str]]] = {  # environment of its own, module and arguments
@@ -283,7 +283,7 @@ def make_job(name: str, folder: Path, tokens: int, kinds: list[str], options: An
 
 
 def draw_noise(job: Job, width: int) -> np.ndarray:
-    """The noise that `core.trace` draws: (samples, span, width), in embedding units."""
+    """The noise that `core.tracing.tracer` draws: (samples, span, width), in embedding units."""
     drawn = [
         np.random.default_rng([job.seed, sample]).standard_normal((len(job.span), width))
         for sample in range(job.samples)

@@ -17,19 +17,21 @@ TRACE = """
 import json, time
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-from core import runs
-from core.models import Model
+from core.patching.readout import Readout
+from core.patching.restore import restore
+from core.patching.clean_and_corrupted import run_base, run_source
+from core.models.model import Model
 network = GPT2LMHeadModel(GPT2Config()).requires_grad_(False)
 model = Model(network, None, name="gpt2's shape", identity="gpt2's shape")
-readout = runs.Readout((100, 200))
+readout = Readout((100, 200))
 embeddings = model.embed(torch.arange(1000, 1012))
-clean = runs.run_source(model, embeddings[None], readout)
+clean = run_source(model, embeddings[None], readout)
 noisy = (embeddings + 0.3 * torch.randn_like(embeddings))[None]
-corrupted = runs.run_base(model, noisy, readout, clean)
+corrupted = run_base(model, noisy, readout, clean)
 seconds = []
 for _ in range(6):
     began = time.perf_counter()
-    runs.restore(model, clean, corrupted, readout, window=2)
+    restore(model, clean, corrupted, readout, window=2)
     seconds.append(time.perf_counter() - began)
 print(json.dumps(seconds[1:]))
 """

@@ -9,16 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.average import average_effects as average_effects
-    from core.datasets import load_dataset as load_dataset
-    from core.export import export_figure as export_figure
-    from core.models import load_model as load_model
-    from core.probes import Probe as Probe
-    from core.probes import train_probe as train_probe
-    from core.results import TraceResult as TraceResult
-    from core.results import TraceSettings as TraceSettings
-    from core.trace import trace as trace
-    from core.trace import trace_progressively as trace_progressively
+    from .data.datasets import load_dataset as load_dataset
+    from .data.pairs import load_pairs as load_pairs
+    from .data.readable import readable_texts as readable_texts
+    from .exporting.displays import display_of as display_of
+    from .exporting.displays import show as show
+    from .exporting.figure_files import export_figure as export_figure
+    from .models.families import Family as Family
+    from .models.loading import load_model as load_model
+    from .probes.probe import Probe as Probe
+    from .probes.training import train_probe as train_probe
+    from .sweeps.average import average_effects as average_effects
+    from .tracing.result import TraceResult as TraceResult
+    from .tracing.result import TraceSettings as TraceSettings
+    from .tracing.tracer import trace as trace
+    from .tracing.tracer import trace_progressively as trace_progressively
 
 # By default OpenMP threads spin while they wait for each other; where another process wants a core
 # (a browser, a second trace) a trace then takes several times as long. OpenMP reads this when torch
@@ -29,18 +34,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _HOME = {
-    "average_effects": "core.average",
-    "load_model": "core.models",
-    "load_dataset": "core.datasets",
-    "train_probe": "core.probes",
-    "Probe": "core.probes",
-    "TraceSettings": "core.results",
-    "TraceResult": "core.results",
-    "trace": "core.trace",
-    "trace_progressively": "core.trace",
-    "export_figure": "core.export",
+    "average_effects": ".sweeps.average",
+    "Family": ".models.families",
+    "load_model": ".models.loading",
+    "load_dataset": ".data.datasets",
+    "load_pairs": ".data.pairs",
+    "readable_texts": ".data.readable",
+    "train_probe": ".probes.training",
+    "Probe": ".probes.probe",
+    "TraceSettings": ".tracing.result",
+    "TraceResult": ".tracing.result",
+    "trace": ".tracing.tracer",
+    "trace_progressively": ".tracing.tracer",
+    "export_figure": ".exporting.figure_files",
+    "show": ".exporting.displays",
+    "display_of": ".exporting.displays",
 }
 __all__ = [
+    "Family",
     "Probe",
     "TraceResult",
     "TraceSettings",
@@ -48,14 +59,17 @@ __all__ = [
     "export_figure",
     "load_dataset",
     "load_model",
+    "load_pairs",
+    "readable_texts",
+    "show",
     "trace",
     "trace_progressively",
     "train_probe",
+    "display_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'core' has no attribute {name!r}")
-    module = import_module(_HOME[name])
-    return module if name == "trace" else getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import click
 
-from core.commands.average import average
-from core.commands.export import export, figures
-from core.commands.interventions import ablate, edit, steer
-from core.commands.models import models, setup
-from core.commands.probe import probe
-from core.commands.recipes import run
-from core.commands.shared import Commands
-from core.commands.sweep import sweep
-from core.commands.trace import trace
+from .commands.average import average
+from .commands.export import export, figures
+from .commands.interventions import ablate, edit, steer
+from .commands.models import models, setup
+from .commands.pairs import pairs
+from .commands.probe import probe
+from .commands.recipes import run
+from .commands.serve import serve
+from .commands.shared import Commands
+from .commands.sweep import sweep
+from .commands.trace import trace
+from .distribution import COMMAND
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,8 +29,10 @@ def main() -> None:
 
 for command in (
     setup,
+    serve,
     models,
     probe,
+    pairs,
     trace,
     sweep,
     average,
@@ -41,4 +46,4 @@ for command in (
     main.add_command(command)
 
 if __name__ == "__main__":
-    main(prog_name="python -m core")
+    main(prog_name=COMMAND)

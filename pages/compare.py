@@ -2,16 +2,16 @@
 
 import streamlit as st
 
-from core import compare_figures, figures, session
-from core.session import comparing, comparing_averages, shelving
-from core.session.charts import show_chart
+from core import dashboard
+from core.charts import comparison as comparison_charts
+from core.charts import figures
+from core.dashboard import comparing, comparing_averages, models_on_disk
+from core.dashboard.charts import show_chart
 
 
 def main() -> None:
     """Ask on top, answer below, and the models on this disk at the end."""
-    session.heading(
-        "Compare", "Do models keep the sentiment of a tweet in the same places? Side by side."
-    )
+    dashboard.heading("Compare", "Do models carry the sentiment of a tweet at the same sites?")
     what = st.segmented_control(
         "Compare",
         ["tweet", "averages"],
@@ -27,20 +27,20 @@ def main() -> None:
     else:
         compare_tweet()
     with st.expander("Models on this disk", key="compare:manager"):
-        shelving.manager()
+        models_on_disk.manager()
 
 
 def compare_tweet() -> None:
     """One tweet traced on all models."""
-    text = session.tweet_choice("compare:example", height=68, help="The tweet of the Trace page.")
+    text = dashboard.tweet_choice("compare:example", height=68, help="The tweet of the Trace page.")
     entries = comparing.entries_choice()
     reads, settings = comparing.settings_choice()
     controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         enough = len(entries) >= 2
         if st.button("Compare", type="primary", key="compare:run", disabled=not enough):
-            session.start("compare", comparing.comparing(entries, reads, text, settings))
-        job = session.job("compare")
+            dashboard.start("compare", comparing.comparing(entries, reads, text, settings))
+        job = dashboard.job("compare")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="compare:stop", disabled=not (shown and shown.active))
         if job and stop:
@@ -49,26 +49,26 @@ def compare_tweet() -> None:
             st.caption("Choose a second model, or the untrained twin of the first.")
     if job is not None and shown is not None:
         with controls.container(width=420):
-            session.follow(job, shown)
+            dashboard.follow(job, shown)
         if shown.error:
-            st.error(session.plain(shown.error), icon=":material/error:")
+            st.error(dashboard.plain(shown.error), icon=":material/error:")
     if shown is not None and shown.partial:
         show_comparison(shown.partial)
     else:
         show_invitation()
 
 
-def ask_view() -> tuple[compare_figures.Depth, bool]:
+def ask_view() -> tuple[comparison_charts.Depth, bool]:
     """How depth is drawn, and whether effects are shares of the total effect."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        depth: compare_figures.Depth = st.segmented_control(
+        depth: comparison_charts.Depth = st.segmented_control(
             "Depth",
             ["layer", "relative"],
             default="layer",
             format_func={"layer": "Layers", "relative": "Relative"}.__getitem__,
             required=True,
             key="compare:depth",
-            help="Relative depth makes models of any number of layers equally wide.",
+            help="Relative depth puts models of any number of layers on one axis.",
         )
         share = st.segmented_control(
             "Effects in",
@@ -77,7 +77,7 @@ def ask_view() -> tuple[compare_figures.Depth, bool]:
             format_func={False: "Proxy units", True: "% of total"}.__getitem__,
             required=True,
             key="compare:share",
-            help="Percent of its own total effect makes models whose probes differ comparable.",
+            help="Percent of each model's own total effect makes different probes comparable.",
         )
     return depth, bool(share)
 
@@ -87,7 +87,7 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
     for one in compared:
         if one.says:
             said = f"{one.entry.label} is left out: {one.says}"
-            st.warning(session.plain(said), icon=":material/warning:")
+            st.warning(dashboard.plain(said), icon=":material/warning:")
     if not any(one.result for one in compared):
         return
     depth, share = ask_view()
@@ -97,12 +97,12 @@ def show_comparison(compared: tuple[comparing.Compared, ...]) -> None:
     st.subheader("Models", anchor=False)
     comparing.summary_table(view)
     st.subheader("Traces", anchor=False)
-    end = compare_figures.shared_end(view.cells, view.nothing)
+    end = comparison_charts.shared_end(view.cells, view.nothing)
     with st.container(width=420, gap="xsmall"):
-        st.caption(f"Change in {session.plain(view.unit)}; one scale for all panels")
-        show_chart(figures.scale_bar(end, view.unit, theme=session.theme()), key="compare:scale")
+        st.caption(f"Change in {dashboard.plain(view.unit)}; one scale for all panels")
+        show_chart(figures.scale_bar(end, view.unit, theme=dashboard.theme()), key="compare:scale")
     comparing.heatmaps(view, depth)
-    st.caption(session.plain(comparing.caption_of(view)))
+    st.caption(dashboard.plain(comparing.caption_of(view)))
     st.subheader("Sites found", anchor=False)
     comparing.sites_table(view)
     st.subheader("Difference", anchor=False)
@@ -115,14 +115,11 @@ def show_invitation() -> None:
     with st.container(border=True):
         st.markdown("**What you will see**")
         st.markdown(
-            "The tweet traced on every model: panels on one colour scale, tokens lined up by their "
-            "words; how much of the sentiment each model loses to the noise, and the token and the "
-            "depth at which it comes back; for models of one shape also the difference, with its "
-            "interval."
+            "The tweet traced on every model: heatmaps on one colour scale, tokens aligned by "
+            "word; each model's total effect, and the sites that restore it; for models of one "
+            "shape also the difference, with its interval."
         )
-        st.markdown(
-            ":gray[Models are loaded and traced one after the other, and shown as they are done.]"
-        )
+        st.markdown(":gray[Models are traced one after the other and shown as they finish.]")
 
 
 main()

@@ -3,13 +3,14 @@
 import pandas as pd
 import streamlit as st
 
-from core import diagnostics, logs, session
-from core.limits import limits
+from core import dashboard
+from core.server import diagnostics, logs
+from core.server.limits import limits
 
 
 def main() -> None:
     """Queue, cache, memory, disk, limits, versions."""
-    session.heading("Diagnostics", "What this server does, holds and runs on.")
+    dashboard.heading("Diagnostics", "What this server does, holds and runs on.")
     if limits().public:
         st.info("This page is for the owner of the server.", icon=":material/lock:")
         st.stop()
@@ -19,7 +20,7 @@ def main() -> None:
 
 def show_now() -> None:
     """What changes: requests, caches, memory; looked at every five seconds."""
-    look = session.queue().look()
+    look = dashboard.queue().look()
     ended = sum(look.ended.values())
     left, middle, right = st.columns(3, gap="medium")
     with left:
@@ -27,7 +28,7 @@ def show_now() -> None:
         table(diagnostics.requests(look))
         now = "".join(
             f"Now: {at.running}, for {at.seconds:.0f} s. "
-            for at in (look, session.downloads().look())
+            for at in (look, dashboard.downloads().look())
             if at.running
         )
         means = (
@@ -36,7 +37,7 @@ def show_now() -> None:
             if ended
             else "None has ended yet."
         )
-        st.caption(session.plain(now + means))
+        st.caption(dashboard.plain(now + means))
     with middle:
         st.subheader("Caches", anchor=False)
         counts = logs.counts()

@@ -2,43 +2,43 @@
 
 import streamlit as st
 
-from core import session
-from core.interventions import Outcome
-from core.session import intervening, probing
+from core import dashboard
+from core.dashboard import intervening, probing
+from core.interventions.plan import Outcome
 
 
 def main() -> None:
     """Ask on top, answer below."""
-    session.heading(
-        "Interventions", "Change what a trace has found, and see whether the location matters."
+    dashboard.heading(
+        "Interventions", "Edit, steer or ablate where a trace points: does the location matter?"
     )
     intervening.follow_link()
     left, right = st.columns([5, 3], gap="medium")
     with right:
-        model = session.model_choice()
+        model = dashboard.model_choice()
         probe = probing.probe_choice(model)
     with left:
-        text = session.tweet_choice(
+        text = dashboard.tweet_choice(
             "intervention:example",
-            help="The tweet of the Trace page; what is typed here stands there too.",
+            help="The same tweet as on the Trace page.",
         )
-        plan = intervening.plan_choice(model, text)
+        plan = intervening.plan_choice(model, text, probing.suffix_of(probe))
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         run = st.button("Intervene", type="primary", key="intervene", disabled=plan is None)
         if run and plan is not None:
             asked = intervening.Asked(model, probe, plan)
-            session.start("intervention", intervening.intervening(asked))
-        job = session.job("intervention")
+            dashboard.start("intervention", intervening.intervening(asked))
+        job = dashboard.job("intervention")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
         if job and stop:
             job.stop()
     if job and shown:
         with controls.container(width=420):
-            session.follow(job, shown)
+            dashboard.follow(job, shown)
         if shown.error:
-            st.error(session.plain(shown.error), icon=":material/error:")
+            st.error(dashboard.plain(shown.error), icon=":material/error:")
     if shown is not None and shown.partial is not None:
         show_outcome(shown.partial)
     else:
@@ -52,10 +52,10 @@ def show_outcome(outcome: Outcome) -> None:
     st.space("small")
     st.subheader(intervening.headline(outcome), anchor=False)
     st.text(f"\u201c{outcome.prompt.tweet}\u201d")
-    st.markdown(session.plain(intervening.site_line(outcome)))
-    st.caption(session.plain(intervening.peak_line(outcome)))
+    st.markdown(dashboard.plain(intervening.site_line(outcome)))
+    st.caption(dashboard.plain(intervening.peak_line(outcome)))
     for note in outcome.notes:
-        st.caption(session.plain(note))
+        st.caption(dashboard.plain(note))
     intervening.show_readings(outcome)
     intervening.show_judgement(outcome)
     intervening.show_sweep(outcome)
@@ -69,13 +69,11 @@ def show_invitation() -> None:
     with st.container(border=True):
         st.markdown("**What you will see**")
         st.markdown(
-            "The tweet's sentiment, next words and continuation before and after the change; how "
-            "far it reaches to paraphrases, to other tweets with the word and to tweets without "
-            "it; what it costs in fluency; and the same at random sites beside it."
+            "The tweet's sentiment, next tokens and continuation before and after; how far the "
+            "intervention generalises to paraphrases and to other tweets with the word; whether "
+            "it spares tweets without it; its cost in perplexity; and the same at random sites."
         )
-        st.markdown(
-            ":gray[An edit takes a minute or two; every part is shown as soon as it is there.]"
-        )
+        st.markdown(":gray[An edit takes a minute or two; each part appears as it is computed.]")
 
 
 main()

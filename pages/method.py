@@ -1,18 +1,17 @@
 """The Method page: docs/method.md, so that both say the same."""
 
-from pathlib import Path
-
 import streamlit as st
 
-from core import session
+from core import dashboard
+from core.distribution import ROOT
 
-METHOD = Path(session.__file__).parents[2] / "docs" / "method.md"
+METHOD = ROOT / "docs" / "method.md"
 
 
 def main() -> None:
     """The document's title and first sentence as the page's, and the rest below."""
     title, sentence, rest = METHOD.read_text(encoding="utf-8").split("\n\n", 2)
-    session.heading(title.removeprefix("# "), sentence)
+    dashboard.heading(title.removeprefix("# "), sentence)
     with st.container(width=760):
         st.markdown(rest)
 

@@ -7,46 +7,50 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from core import probe_figures, session
-from core.probes import DEFAULT_VERBALIZERS, FEATURES, FOLDS, Probe
-from core.prompts import DEFAULT_SUFFIX, DEFAULT_WORDS
-from core.registry import REGISTRY
-from core.session import labelled, probing
-from core.session.charts import show_chart
-from core.session.saving import downloads
-from core.tables import safe_csv
+from core import dashboard
+from core.charts import probe as probe_figures
+from core.dashboard import data_choice, probing
+from core.dashboard.charts import show_chart
+from core.dashboard.saving import downloads
+from core.data.tables import safe_csv
+from core.models.registry import REGISTRY
+from core.probes.probe import DEFAULT_VERBALIZERS, FEATURES, Probe
+from core.probes.training import FOLDS
+from core.prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
 
 MISTAKES = 8  # shown; all can be saved
 
 
 def main() -> None:
     """Ask on top, answer below."""
-    session.heading(
-        "Probes", "Train a probe on labelled tweets, see how far it can be trusted, and keep it."
+    dashboard.heading(
+        "Probes", "Train a probe on labelled tweets, evaluate it against controls, and keep it."
     )
     left, right = st.columns([5, 3], gap="medium")
     with right:
-        model = session.model_choice()
+        model = dashboard.model_choice()
         settings = ask_settings(model)
     with left:
-        data = labelled.data_choice()
+        data = data_choice.data_choice()
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         if st.button("Train probe", type="primary", key="train", disabled=data is None) and data:
-            session.start("probe", probing.training(model, data, settings))
-        job = session.job("probe")
+            dashboard.start("probe", probing.training(model, data, settings))
+        job = dashboard.job("probe")
         progress = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (progress and progress.active))
         if job and stop:
             job.stop()
     if job and progress:
         with controls.container(width=420):
-            session.follow(job, progress)
+            dashboard.follow(job, progress)
         if progress.error:
-            st.error(session.plain(progress.error), icon=":material/error:")
+            st.error(dashboard.plain(progress.error), icon=":material/error:")
     trained = progress.partial if progress else None
+    if trained and trained.said:
+        st.caption(dashboard.plain(trained.said))
     if trained and trained.unkept:
-        st.warning(session.plain(trained.unkept), icon=":material/save:")
+        st.warning(dashboard.plain(trained.unkept), icon=":material/save:")
     st.space("small")
     shown = probing.kept_choice(model, trained)
     if shown is None:
@@ -60,7 +64,9 @@ def ask_settings(model: str) -> probing.ProbeSettings:
     read = st.selectbox(
         "Probe reads",
         [*FEATURES, "layer"],
-        format_func=lambda name: FEATURES.get(name, "the last position's state at a layer I name"),
+        format_func=lambda name: FEATURES.get(
+            name, "the last position's hidden state, at a chosen layer"
+        ),
         key="reads",
         persist_state="session",
     )
@@ -77,18 +83,18 @@ def ask_settings(model: str) -> probing.ProbeSettings:
             for place, name, side in zip(places, ("Positive", "Negative"), default, strict=True)
         )
     with st.expander("Settings"):
-        name = st.text_input("Name", key="name", max_chars=80, placeholder="made of what it reads")
+        name = st.text_input("Name", key="name", max_chars=80, placeholder="from what it reads")
         first, second = st.columns(2)
         folds = first.number_input("Folds", 2, 20, FOLDS, key="folds", persist_state="session")
         seed = second.number_input("Seed", 0, 2**31 - 1, 0, key="probe:seed")
-        suffix = st.text_input("Words after the tweet", DEFAULT_SUFFIX, key="suffix")
+        suffix = st.text_input("Suffix", DEFAULT_SUFFIX, key="suffix")
         controls = st.toggle("Compare with controls", True, key="controls")
         twin = st.toggle(
             "and with the untrained twin",
             True,
             key="twin",
             disabled=not controls,
-            help="The same model with random weights; it has to encode the texts as well.",
+            help="The same model with random weights; it has to encode the texts too.",
         )
     return probing.ProbeSettings(read, words, suffix, folds, seed, controls, twin, name.strip())
 
@@ -108,17 +114,17 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     """The verdict, the scores beside those of the controls, the curves, and the mistakes."""
     report = probe.report
     st.subheader(
-        f"{report.accuracy:.1%} right ({report.accuracy_low:.1%} to {report.accuracy_high:.1%})",
+        f"Accuracy {report.accuracy:.1%} ({report.accuracy_low:.1%} to {report.accuracy_high:.1%})",
         anchor=False,
     )
     if report.verdict is not None:
         beaten = all(control.gain.low > 0 for control in report.controls)
-        verdict = session.plain(report.verdict)
+        verdict = dashboard.plain(report.verdict)
         st.markdown(verdict if beaten else f":orange[{verdict}]")
     st.dataframe(probe_figures.score_table(report), hide_index=True)
-    st.caption(session.plain(probing.origin_line(probe)))
+    st.caption(dashboard.plain(probing.origin_line(probe)))
     if report.controls:
-        with st.expander("What the controls are"):
+        with st.expander("About the controls"):
             st.text("\n".join(f"{control.name}: {control.about}" for control in report.controls))
     tables = report.tables()
     charts = charts_of(probe, tables)
@@ -127,11 +133,14 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     for start in range(0, len(drawn), across):
         places = st.columns(across, gap="medium")
         for place, (name, chart) in zip(places, drawn[start : start + across], strict=False):
-            show_chart(chart(theme=session.theme()), f"probe:{name}", place=place)
+            show_chart(chart(theme=dashboard.theme()), f"probe:{name}", place=place)
     downloads(
         "probe",
         charts=charts,
-        tables={"summary": probe_figures.score_table(report), **tables},
+        tables={
+            "summary": partial(probe_figures.score_table, report),
+            **{name: partial(tables.__getitem__, name) for name in tables},
+        },
         caption=probing.origin_line(probe),
     )
     show_mistakes(key, probe, tables.get("mistakes"), texts)
@@ -150,11 +159,11 @@ def charts_of(probe: Probe, tables: dict[str, pd.DataFrame]) -> dict[str, partia
             chosen=probe.layer,
             beside=report.accuracy if probe.reads == "words" else None,
         )
-    charts["Confusion"] = partial(probe_figures.confusion, tables["confusion"])
+    charts["Confusion matrix"] = partial(probe_figures.confusion, tables["confusion"])
     charts["Calibration"] = partial(probe_figures.calibration, tables["calibration"])
     charts["ROC"] = partial(probe_figures.roc, tables["roc"])
     if report.learning:
-        charts["Learning"] = partial(probe_figures.learning_curve, tables["learning"])
+        charts["Learning curve"] = partial(probe_figures.learning_curve, tables["learning"])
     return charts
 
 
@@ -162,12 +171,12 @@ def show_mistakes(
     key: str, probe: Probe, mistakes: pd.DataFrame | None, texts: dict[int, str]
 ) -> None:
     """The tweets that it is most wrong about, each a step away from its trace."""
-    st.subheader("Most wrong about", anchor=False)
+    st.subheader("Largest errors", anchor=False)
     if mistakes is None:
-        st.caption("Nothing: every text was predicted right.")
+        st.caption("None: every held-out text was predicted correctly.")
         return
     if not texts:
-        st.caption("A probe does not carry its texts: choose the same data above to read them.")
+        st.caption("A probe file holds no texts: choose the same data above to read them.")
     for row, label, log_odds in mistakes.head(MISTAKES).itertuples(index=False):
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             with st.container(gap=None):
@@ -191,10 +200,9 @@ def show_invitation() -> None:
     with st.container(border=True):
         st.markdown("**What you will see**")
         st.markdown(
-            "How often the probe is right on texts that it was not trained on, beside controls "
-            "that should know less: the majority, shuffled labels, the same model untrained, a bag "
-            "of words, a lexicon. Then where in the model the sentiment can be read, and the "
-            "tweets that the probe is most wrong about."
+            "Accuracy on held-out texts, against controls: the majority class, shuffled labels, "
+            "the untrained twin, a bag of words, a lexicon. Then accuracy by layer, calibration, "
+            "and the probe's largest errors."
         )
         st.markdown(":gray[Choose labelled texts above and press Train probe.]")
 

@@ -4,30 +4,37 @@ from functools import partial
 
 import streamlit as st
 
-from core import example as kept_example
-from core import figures, session
-from core.findings import findings
-from core.recipes import Recipe
-from core.results import TraceResult
-from core.rows import rows_of
-from core.session import asking, cells, probing, recalling, tracing
-from core.session.charts import show_chart
-from core.session.saving import downloads
+from core import dashboard
+from core.charts import figures
+from core.charts.row_labels import rows_of
+from core.dashboard import cell_panel, follow_ups, offers, open_settings, probing, tracing
+from core.dashboard.charts import show_chart
+from core.dashboard.saving import downloads
+from core.exporting.recipe import Recipe
+from core.server.job_queue import State
+from core.tracing import example as kept_example
+from core.tracing.result import TraceResult
+from core.tracing.view import View
+
+VERDICT_WITHIN = 0.8
+"""Seconds that a press of Run waits for the verdict, so that it comes in one drawing; what takes
+longer is drawn when it is there."""
 
 
 def main() -> None:
     """Ask on top, answer below."""
-    session.heading("Trace", "Where does a language model keep the sentiment of this tweet?")
+    dashboard.heading("Trace", "Where does a language model keep the sentiment of this tweet?")
     tracing.follow_link()
+    open_settings.take_fetched()
     left, right = st.columns([5, 3], gap="medium")
     with right:
-        model = session.model_choice()
+        model = dashboard.model_choice()
         probe = probing.probe_choice(model)
     with left:
-        text = session.tweet_choice(
+        text = dashboard.tweet_choice(
             "example", help="What is traced; it stays on the machine that runs SentiTrace."
         )
-        asked = tracing.span_choice(model, text)
+        asked = tracing.span_choice(model, text, probing.suffix_of(probe))
         settings = tracing.settings_choice(asked)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
@@ -36,33 +43,38 @@ def main() -> None:
             type="primary",
             key="run",
             disabled=settings is None,
-            help="The first picture stands after one noise sample and then sharpens.",
+            help="The verdict comes at once, then a coarse heatmap, then the sites.",
         )
         if run and text.strip() != st.session_state.get("traced"):
-            cells.close()  # it was a cell of another tweet
+            cell_panel.close()  # it was a cell of another tweet
         if (probing.asked_elsewhere() or run) and settings is not None:
             st.session_state.traced = text.strip()
-            session.start("trace", tracing.tracing(model, probe, text, settings))
-        job = session.job("trace")
+            anyway = st.session_state.pop("insisted", False) or st.session_state.get(
+                "anyway", False
+            )
+            work = tracing.tracing(model, probe, text, settings, anyway=anyway)
+            begun = dashboard.start("trace", work)
+            begun.wait_for_partial(VERDICT_WITHIN)
+        job = dashboard.job("trace")
         shown = job.progress() if job else None
         stop = st.button(
             "Stop",
             key="stop",
             disabled=not (shown and shown.active),
-            help="Keeps the samples that are done; Run goes on from them.",
+            help="What is done is kept; Run continues from it.",
         )
         if job and stop:
             job.stop()
-        recalling.opener()
+        open_settings.opener()
     if job is None or shown is None:
         show_example()
         return
     with controls.container(width=420):
-        session.follow(job, shown)
+        dashboard.follow(job, shown)
     if shown.error:
-        st.error(session.plain(shown.error), icon=":material/error:")
+        st.error(dashboard.plain(shown.error), icon=":material/error:")
     if shown.partial is not None:
-        show_result(shown.partial)
+        show_result(shown.partial, shown.state)
     else:
         show_invitation()
 
@@ -72,70 +84,83 @@ def show_example() -> None:
     result = st.cache_resource(show_spinner=False)(kept_example.load)()
     st.space("small")
     st.info(
-        "**An example, traced before.** Noise hides the tweet from the model; each cell is one "
-        "state put back to what it was, and the stronger its colour, the more of the sentiment "
+        "**An example, traced before.** Noise corrupts the tweet's embeddings; each cell restores "
+        "one clean activation, and the stronger its colour, the more of the sentiment "
         "returns. Type a tweet above and press Run trace for one of your own.",
         icon=":material/visibility:",
     )
-    show_result(result, example=True)
+    show_result(tracing.Traced(result, None), example=True)
 
 
-def show_result(result: TraceResult, *, example: bool = False) -> None:
-    """The sentence on top, the heatmaps, the chosen cell, and what else can be asked."""
+def show_result(traced: tracing.Traced, state: State = "done", *, example: bool = False) -> None:
+    """The sentence on top, the heatmaps, the chosen cell, and what else can be asked.
+
+    The verdict is there before the first cell, and says what it says until all samples are done.
+
+    Args:
+        state: of the job that makes it.
+    """
+    result, verdict = traced.result, traced.verdict
     st.space("small")
     said, measured = st.columns([5, 3], gap="medium")
     with measured:
-        result = result.under(tracing.proxy_choice())
-        view = tracing.view_choice(result.settings.kinds)
-    frame, unit = tracing.frame_of(result, view), tracing.unit_shown(result, view)
-    end = figures.scale_end(frame)
-    found = findings(result)
-    with measured:
-        show_chart(figures.scale_bar(end, unit, theme=session.theme()), key="scale")
+        proxy = tracing.proxy_choice()
+        result = result.under(proxy)
+        judged = result if verdict is None else verdict.under(proxy)
+        view = View(result, judged)
+        if result.has_cells:
+            view = tracing.view_choice(result, judged)
     with said, st.container(key="said"):
-        st.subheader(figures.headline(result), anchor=False)
-        st.text(f"\u201c{result.prompt.tweet}\u201d")
-        st.markdown(session.plain(figures.effect_line(result)))
-        for sentence in found.sentences:
-            st.markdown(tracing.emphasised(sentence, warn=found.health.ok is False))
-    cell = cells.chosen(result)
+        st.subheader(view.headline, anchor=False)
+        st.text(view.title)
+        lines = [dashboard.plain(view.effect_line)]
+        if traced.word is not None:
+            lines.append(tracing.word_line(traced))
+        st.markdown("  \n".join(lines))
+        for sentence in view.findings.sentences:
+            st.markdown(tracing.emphasised(sentence, warn=view.grey))
+    if not result.has_cells:
+        if traced.alternatives is not None:
+            offers.show(traced, state)
+            tracing.write_address(result, None)
+        else:
+            show_invitation()
+        return
+    with measured:
+        show_chart(figures.scale_bar(view.end, view.unit, theme=dashboard.theme()), key="scale")
+    cell = cell_panel.chosen(result)
     tracing.heatmaps(
-        frame,
-        end=end,
-        rows=rows_of(result, words=view["rows"] == "words"),
-        grey=found.health.ok is False,
+        view.frame,
+        end=view.end,
+        rows=rows_of(result, words=view.words),
+        grey=view.grey,
         chosen=cell,
-        on_click=cells.take_click,
+        on_click=cell_panel.take_click,
     )
-    caption = figures.caption_of(
-        result, shares=view["unit"] == "share", words=view["rows"] == "words"
-    )
-    st.caption(session.plain(caption))
+    st.caption(dashboard.plain(view.caption))
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         downloads(
             "trace",
-            charts={
-                "Trace": partial(
-                    figures.trace_heatmaps,
-                    frame,
-                    unit=unit,
-                    title=f"\u201c{result.prompt.tweet}\u201d",
-                    caption=caption,
-                    grey=found.health.ok is False,
-                    inline=False,
-                )
-            },
-            tables={"cells": frame},
-            caption=caption,
-            recipe=Recipe.of(result),
+            charts={"Trace": partial(figures.trace_heatmaps, view, inline=False)},
+            tables={"cells": lambda: view.frame},
+            caption=view.caption,
+            recipe=partial(Recipe.of, result),
         )
+        if result.is_coarse and state not in ("waiting", "running"):
+            st.button(
+                "Trace all cells",
+                key="all cells",
+                on_click=tracing.ask_for_all_cells,
+                args=(result,),
+                help="Go on from here with the layers that are left out.",
+            )
         if cell is None:
             st.caption("Click a cell to see its samples, its next tokens and its neighbours.")
-    if found.health.ok is False:
+    if view.grey:
         offer_noise(result)
     if cell is not None:
-        cells.panel(result, frame, cell)
-    asking.ask_further(result, without="noise" if found.health.ok is False else "")
+        cell_panel.panel(view, cell)
+    follow_ups.ask_further(result, without="noise" if view.grey else "")
     tracing.write_address(None if example else result, cell)
 
 
@@ -150,7 +175,7 @@ def offer_noise(result: TraceResult) -> None:
                 "place. The total effect at 1 to 5 standard deviations of noise tells which."
             )
         with asked:
-            asking.ask("noise", result)
+            follow_ups.ask("noise", result)
 
 
 def show_invitation() -> None:
@@ -161,11 +186,11 @@ def show_invitation() -> None:
         with said:
             st.markdown("**What you will see**")
             st.markdown(
-                "Noise hides the tweet from the model. Each cell is one state put back to what it "
-                "was: the stronger its colour, the more of the sentiment returns."
+                "Noise corrupts the tweet's embeddings. Each cell restores one clean activation: "
+                "the stronger its colour, the more of the sentiment returns."
             )
-            st.markdown(":gray[The first picture stands after one noise sample.]")
-        drawn.image(session.drawing("sketch"), width="stretch")
+            st.markdown(":gray[A coarse heatmap appears first.]")
+        drawn.image(dashboard.drawing("sketch"), width="stretch")
 
 
 main()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # Processes that share the cores (pytest-xdist) take one thread each; torch reads it when it loads.
@@ -11,20 +12,34 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import chromium as browser
 import pytest
 from hypothesis import settings
+from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.fragment import MemoryFragmentStorage
 
-from core.cache import home
-from core.datasets import load_dataset
-from core.models import load_model
-from core.registry import EMBEDDED
+from core.models.registry import EMBEDDED
 from core.setup import embedded_is_ready
+from core.storage.cache import home
 
 # No test talks to the real hub: an address where nobody listens, unless a test names a server.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
+NO_BROWSER = "no Chromium that starts was found"
+
+# Every AppTest would read again what each installed package says of itself.
+manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+
 # Two busy cores make any single example slow at times; that is no failure.
 settings.register_profile("sentitrace", deadline=None)
 settings.load_profile("sentitrace")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process waits for another one at the end."""
+    long = {
+        item.path
+        for item in items
+        if item.get_closest_marker("embedded") or item.get_closest_marker("browser")
+    }
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -34,7 +49,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if browser.is_left_out():
             pytest.skip("SENTITRACE_NO_BROWSER is set")
         if browser.find() is None:
-            pytest.fail(browser.ADVICE, pytrace=False)
+            if browser.is_needed():
+                pytest.fail(f"No Chromium that starts was found: {browser.ADVICE}.", pytrace=False)
+            pytest.skip(NO_BROWSER)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say last of all how many browser tests were left out for want of a browser."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = [] if reporter is None else reporter.stats.get("skipped", [])
+    count = sum(NO_BROWSER in str(report.longrepr) for report in skipped)
+    if count:
+        tests = f"{count} browser test{'s were' if count > 1 else ' was'}"
+        print(f"{tests} left out, since no Chromium that starts was found: {browser.ADVICE}.")
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +97,16 @@ def embedded_home() -> Path:
 @pytest.fixture(scope="session")
 def embedded_model(embedded_home):
     """The embedded model, loaded once; for tests marked `embedded`."""
+    from core.models.loading import load_model
+
     return load_model(EMBEDDED)
 
 
 @pytest.fixture(scope="session")
 def tweets(embedded_home):
     """The 3,432 rated tweets; for tests marked `embedded`."""
+    from core.data.datasets import load_dataset
+
     return load_dataset("vader-tweets")
 
 
@@ -83,6 +114,5 @@ def tweets(embedded_home):
 def chromium() -> str:
     """Path of the Chromium to drive; for tests marked `browser`."""
     path = browser.find()
-    if path is None:
-        pytest.fail(browser.ADVICE, pytrace=False)
+    assert path is not None  # pytest_runtest_setup has seen to it
     return path

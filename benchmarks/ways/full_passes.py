@@ -21,8 +21,9 @@ import transformers
 from torch import Tensor, nn
 
 from benchmarks.ways.job import Job, Memory, Result, read, timed, write
-from core.models import DTYPES, FAMILIES
-from core.runs import window_layers
+from core.models.families import FAMILIES
+from core.models.loading import DTYPES
+from core.patching.sites import window_layers
 
 ROWS = 32
 

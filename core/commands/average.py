@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from core.commands.shared import (
+from .options import SettingsCommand, settings_options
+from .shared import (
     FIGURES,
     TABLES,
     check_out,
@@ -17,48 +19,22 @@ from core.commands.shared import (
     print_table,
     progress_bar,
     progress_option,
-    proxy_option,
+    save_figure,
     without_nan,
     writing,
 )
 
 if TYPE_CHECKING:
-    from core.average import Average, Interval, Towards
-    from core.records import Record
-    from core.results import Proxy
-    from core.roles import Scheme
-
-LABELS = {"positive": 1, "negative": 0}
+    from ..sweeps.average import Average
+    from ..sweeps.record import Record
+    from ..sweeps.study import Options
+    from ..sweeps.sweep import Selection
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("sweep")
-@click.option(
-    "--roles",
-    type=click.Choice(["tweet", "paper"]),
-    default="tweet",
-    show_default=True,
-    help="Roles of tokens: what tweets are made of, or the six of Meng et al. 2022.",
-)
-@click.option(
-    "--interval",
-    type=click.Choice(["bootstrap", "normal"]),
-    default="bootstrap",
-    show_default=True,
-    help="How the 95% intervals over tweets are made.",
-)
-@click.option("--normalised", is_flag=True, help="As shares of the total effect.")
-@proxy_option
-@click.option(
-    "--towards",
-    type=click.Choice(["prediction", "label", "positive"]),
-    default="prediction",
-    show_default=True,
-    help="The side that effects count to.",
-)
-@click.option("--label", type=click.Choice(list(LABELS)), help="Tweets of one sentiment alone.")
-@click.option("--shortest", type=int, default=1, show_default=True, help="In tokens of the tweet.")
-@click.option("--longest", type=int, help="In tokens of the tweet.")
+@settings_options("options", "sweeps.study:Options")
+@settings_options("selection", "sweeps.sweep:Selection", only=("label", "shortest", "longest"))
 @out_option("")
 @click.option(
     "--summary",
@@ -71,14 +47,8 @@ LABELS = {"positive": 1, "negative": 0}
 @progress_option
 def average(
     sweep: str,
-    roles: Scheme,
-    interval: Interval,
-    normalised: bool,
-    proxy: Proxy,
-    towards: Towards,
-    label: str | None,
-    shortest: int,
-    longest: int | None,
+    options: Options,
+    selection: Selection,
     outs: tuple[Path, ...],
     summary: Path | None,
     as_json: bool,
@@ -89,36 +59,27 @@ def average(
         check_out(out, (*FIGURES, *TABLES))
     if summary is not None:
         check_out(summary, ("json",))
-    from core import average as averaging
-    from core.store import open_store
+    from ..sweeps import average as averaging
+    from ..sweeps.store import open_store
 
     store = open_store(sweep)
 
     def wanted(record: Record) -> bool:
         tokens = len(record.result.prompt.tweet_span)
         return (
-            (label is None or record.label == LABELS[label])
-            and tokens >= shortest
-            and (longest is None or tokens <= longest)
+            selection.label in (None, record.label)
+            and tokens >= selection.shortest
+            and (selection.longest is None or tokens <= selection.longest)
         )
 
-    found = averaging.average(
-        store,
-        roles=roles,
-        interval=interval,
-        normalised=normalised,
-        proxy=proxy,
-        where=wanted,
-        towards=towards,
-    )
+    found = averaging.average(store, where=wanted, **asdict(options))
     for out in outs:
         _write(found, out)
     if summary is not None:
-        from core import studies
+        from ..sweeps import study
 
-        options = studies.Options(roles, interval, normalised, proxy, towards)
-        with progress_bar("Averaging from every side", progress) as show, writing(summary):
-            studies.save(studies.study(store, options, progress=show), summary)
+        with progress_bar("Averaging every group", progress) as show, writing(summary):
+            study.save(study.study(store, options, progress=show), summary)
     if as_json:
         rows = found.frame.to_dict("records")
         total = {
@@ -136,19 +97,20 @@ def average(
 
 
 def _print(found: Average) -> None:
-    from core import average_findings as words
-    from core.average import INTERVALS, TOWARDS
-    from core.figures import KINDS
-    from core.runs import Kind
+    from ..patching.sites import Kind
+    from ..sweeps import average_findings as words
+    from ..sweeps.average import INTERVALS, TOWARDS
+    from ..tracing.view import KINDS, ordinal
 
     about = found.about
     said = words.finding(found)
-    click.echo(f"Model     {about['model']}, {about['layers']} layers, every {about['every']}")
+    some = f", every {ordinal(about['every'])} traced" if about["every"] > 1 else ""
+    click.echo(f"Model     {about['model']}, {about['layers']} layers{some}")
     click.echo(f"Effects   {about['unit']}, {TOWARDS[about['towards']]}")
     click.echo(f"Intervals {INTERVALS[about['interval']]}")
     click.echo(f"\n{said.effect}.\n{said.sentence}")
     for claim in said.claims:
-        click.echo(f"  {claim.verdict:<8}{claim.text} {claim.why}")
+        click.echo(f"  {claim.verdict:<13}{claim.text} {claim.why}")
     titles = found.titles()
     click.echo("\nLargest effect of each kind and role, cells fixed by construction left out")
     table: list[Sequence[str]] = [("kind", "role", "layer", "mean", "95% interval", "n", "peaks")]
@@ -176,14 +138,14 @@ def _print(found: Average) -> None:
 
 
 def _write(found: Average, path: Path) -> None:
-    from core.export import export_figure, export_table
+    from ..exporting.table_files import export_table
 
     with writing(path):
         if path.suffix.lower().removeprefix(".") not in FIGURES:
             export_table(found.frame, path)
             return
-        from core import average_figures as drawing
-        from core import average_findings as words
+        from ..charts import average as drawing
+        from ..sweeps import average_findings as words
 
         chart = drawing.heatmap_figure(
             words.cells(found),
@@ -192,4 +154,4 @@ def _write(found: Average, path: Path) -> None:
             title=f"{found.about['model']}, {found.n:,} tweets",
             caption=drawing.heatmap_caption(found),
         )
-        export_figure(chart, path)
+        save_figure(chart, path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.commands.shared import (
+from ..distribution import ASSETS, COMMAND
+from ..errors import UserError
+from .options import SettingsCommand, settings_options
+from .shared import (
     DEFAULT_DATA,
     check_out,
     model_options,
@@ -17,63 +19,41 @@ from core.commands.shared import (
     probe_of,
     progress_bar,
     progress_option,
+    save_figure,
     writing,
 )
 
 if TYPE_CHECKING:
     import altair as alt
 
-    from core.average import Average
-    from core.export import Font, Paper
-    from core.models import Model
-    from core.recipes import Recipe
-    from core.results import TraceResult
+    from ..exporting.figure_files import Paper
+    from ..exporting.recipe import Recipe
+    from ..models.model import Model
+    from ..patching.sites import Kind
+    from ..sweeps.average import Average
+    from ..tracing.result import TraceResult
 
 FORMS = ("png", "svg", "pdf", "html", "json")
 TOY_STATEMENT = "My flight got cancelled and I love waiting here for hours, terrible service"
-ORIGINAL = {
+ORIGINAL: dict[Kind, str] = {
     "hidden": "Figure 1: toy statement causal trace",
     "mlp": "Figure 2: toy statement causal trace (MLP)",
     "attn": "Figure 3: toy statement causal trace (attn)",
 }
 """Kinds of site in the order of the original experiment's figures, and what it calls these."""
 
-Command = Callable[..., Any]
+
+paper_options = settings_options("dress", "exporting.figure_files:Paper", given=True)
+"""How a figure looks in a paper; none where nothing of it is given."""
 
 
-def paper_options(command: Command) -> Command:
-    """How a figure looks in a paper."""
-    for option in reversed(
-        (
-            click.option(
-                "--columns",
-                type=click.Choice(["one", "two"]),
-                help="Dress the figure for a paper, this wide: no title or caption inside.",
-            ),
-            click.option(
-                "--font",
-                type=click.Choice(["serif", "sans"]),
-                help="Of a figure for a paper.  [default: serif]",
-            ),
-            click.option("--grey", is_flag=True, help="Colours that stay in order in grey print."),
-        )
-    ):
-        command = option(command)
-    return command
+def _paper(dress: dict[str, Any]) -> Paper | None:
+    from ..exporting.figure_files import Paper
+
+    return Paper(**dress) if dress else None
 
 
-def paper_of(columns: str | None, font: str | None, grey: bool) -> Paper | None:
-    """The dress that was asked for; None where none was."""
-    from core.export import Paper
-
-    if columns is None and font is None and not grey:
-        return None
-    return Paper(
-        font=cast("Font", font or "serif"), columns=cast("Any", columns or "two"), grey=grey
-    )
-
-
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("figure", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -81,7 +61,7 @@ def paper_of(columns: str | None, font: str | None, grey: bool) -> Paper | None:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw it as .png .svg .pdf .html or .json; may be given several times.",
+    help="Write it as .png .svg .pdf .html or .json; may be repeated.",
 )
 @click.option(
     "--recipe", is_flag=True, help="Print the settings that a saved figure, table or ZIP holds."
@@ -91,9 +71,7 @@ def export(
     figure: Path,
     outs: tuple[Path, ...],
     recipe: bool,
-    columns: str | None,
-    font: str | None,
-    grey: bool,
+    dress: dict[str, Any],
 ) -> None:
     """Draw FIGURE.json, saved as Vega-Lite, in other forms and for a paper.
 
@@ -102,18 +80,17 @@ def export(
     for out in outs:
         check_out(out, FORMS)
     if not outs and not recipe:
-        raise ValueError("There is nothing to do; give --out FILE, or --recipe.")
-    from core import metadata
-    from core.export import export_figure
+        raise UserError("There is nothing to do; give --out FILE, or --recipe.")
+    from ..exporting import embedded_settings
 
     try:
         content = figure.read_bytes()
     except OSError as error:
-        raise ValueError(f"The figure {str(figure)!r} cannot be read: {error.strerror}.") from error
-    held = metadata.read(content)
+        raise UserError(f"The figure {str(figure)!r} cannot be read: {error.strerror}.") from error
+    held = embedded_settings.read(content)
     if recipe:
         if held is None:
-            raise ValueError(f"The file {str(figure)!r} holds no settings.")
+            raise UserError(f"The file {str(figure)!r} holds no settings.")
         click.echo(held)
     if not outs:
         return
@@ -121,11 +98,11 @@ def export(
     for out in outs:
         try:
             with writing(out):
-                export_figure(chart, out, paper=paper_of(columns, font, grey), recipe=held)
+                save_figure(chart, out, paper=_paper(dress), recipe=held)
         except ValueError as error:
             if "conversion failed" not in str(error):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"The figure {str(figure)!r} cannot be drawn: it is damaged, or asks for data that "
                 "are not in it."
             ) from error
@@ -137,9 +114,9 @@ def _chart(content: bytes, figure: Path) -> alt.TopLevelMixin:
     import altair as alt
     from jsonschema import ValidationError
 
-    wrong = ValueError(
+    wrong = UserError(
         f"The file {str(figure)!r} is no Vega-Lite figure; save the figure as Vega-Lite (.json), "
-        "or make it anew from its settings with `python -m core run`."
+        f"or make it anew from its settings with `{COMMAND} run`."
     )
     try:
         spec = json.loads(content)
@@ -155,7 +132,7 @@ def _chart(content: bytes, figure: Path) -> alt.TopLevelMixin:
     return chart
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @model_options
 @click.option("--text", default=TOY_STATEMENT, show_default=True, help="The toy statement.")
 @click.option("--samples", default=10, show_default=True, help="Samples of the noise.")
@@ -175,9 +152,7 @@ def figures(
     text: str,
     samples: int,
     folder: Path,
-    columns: str | None,
-    font: str | None,
-    grey: bool,
+    dress: dict[str, Any],
     progress: bool | None,
 ) -> None:
     """Draw the figures of the original experiment for a model, with what is known of averages.
@@ -185,11 +160,11 @@ def figures(
     Figures 1 to 3 are the causal traces of a toy statement: hidden states, MLPs, attention. Each is
     written as PNG, SVG and PDF; the numbers are written as CSV, and settings.json repeats them.
     """
-    from core.datasets import load_dataset
-    from core.export import export_table
-    from core.recipes import Recipe
-    from core.results import TraceSettings
-    from core.trace import trace
+    from ..data.datasets import load_dataset
+    from ..exporting.recipe import Recipe
+    from ..exporting.table_files import export_table
+    from ..tracing.result import TraceSettings
+    from ..tracing.tracer import trace
 
     settings = TraceSettings(samples=samples)
     model = open_model(name, device, dtype, progress)
@@ -197,7 +172,7 @@ def figures(
     with progress_bar(f"Tracing on {model.name}", progress) as show:
         result = trace(model, probe, text, settings, keep=True, progress=show)
     recipe = Recipe.of(result, precision=dtype)
-    paper = paper_of(columns, font, grey)
+    paper = _paper(dress)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in _draw(result, recipe, folder, paper):
@@ -211,24 +186,20 @@ def figures(
 
 def _draw(result: TraceResult, recipe: Recipe, folder: Path, paper: Paper | None) -> list[Path]:
     """Figures 1 to 3, and all three on one colour scale."""
-    from core.export import export_figure
-    from core.figures import caption_of, trace_heatmaps, unit_of
-    from core.findings import cells
+    from ..charts.figures import trace_heatmaps
+    from ..tracing.view import View
 
-    frame, caption, unit = cells(result), caption_of(result), unit_of(result)
     named = {
         f"figure-{number}-{kind}": trace_heatmaps(
-            frame[frame["kind"] == kind],
-            unit=unit,
+            View(result, kind=kind),
             title=f"{title}, {result.model_name}",
-            caption=caption,
             panel_width=520,
         )
         for number, (kind, title) in enumerate(ORIGINAL.items(), start=1)
     }
     named["figures-1-to-3"] = trace_heatmaps(result)
     return [
-        export_figure(chart, folder / f"{name}.{form}", paper=paper, recipe=recipe.to_json())
+        save_figure(chart, folder / f"{name}.{form}", paper=paper, recipe=recipe.to_json())
         for name, chart in named.items()
         for form in ("png", "svg", "pdf")
     ]
@@ -236,9 +207,8 @@ def _draw(result: TraceResult, recipe: Recipe, folder: Path, paper: Paper | None
 
 def _draw_average(model: Model, folder: Path, paper: Paper | None) -> list[Path]:
     """Average effects over tweets, where a sweep of the model is on this disk or comes along."""
-    from core import average_figures
-    from core.average_findings import cells
-    from core.export import export_figure
+    from ..charts import average as average_figures
+    from ..sweeps.average_findings import cells
 
     average = _average_of(model)
     if average is None:
@@ -251,23 +221,23 @@ def _draw_average(model: Model, folder: Path, paper: Paper | None) -> list[Path]
         caption=average_figures.heatmap_caption(average),
     )
     return [
-        export_figure(chart, folder / f"average.{form}", paper=paper)
+        save_figure(chart, folder / f"average.{form}", paper=paper)
         for form in ("png", "svg", "pdf")
     ]
 
 
 def _average_of(model: Model) -> Average | None:
     """The average of the newest sweep of these weights; that of the assets where there is none."""
-    from core.average import average
-    from core.example import ASSETS
-    from core.store import sweeps
-    from core.studies import load
+    from ..models.identity import same_model
+    from ..sweeps.average import average
+    from ..sweeps.store import sweeps
+    from ..sweeps.study import load
 
     for store in sweeps():
-        if store.model.identity == model.identity and len(store) > 1:
+        if same_model(store.model.identity, model.identity) and len(store) > 1:
             return average(store)
     for path in sorted(ASSETS.glob("average-*.json")):
-        kept = load(path).average
-        if kept.about["model_identity"] == model.identity:
-            return kept
+        found = load(path).average
+        if same_model(found.about["model_identity"], model.identity):
+            return found
     return None

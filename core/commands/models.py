@@ -6,14 +6,14 @@ import json
 
 import click
 
-from core.commands.shared import print_table
+from .shared import print_table
 
 
 @click.command()
 @click.option("--hub/--no-hub", default=True, help="Fetch gpt2 as well if the hub answers.")
 def setup(hub: bool) -> None:
     """Fetch and prepare the embedded model and the tweets; quick when nothing is missing."""
-    from core.setup import prepare
+    from ..setup import prepare
 
     prepare(echo=click.echo, hub=hub)
 
@@ -22,8 +22,8 @@ def setup(hub: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(as_json: bool) -> None:
     """List the models that can be named, and which of them are on this disk."""
-    from core.models import FAMILIES
-    from core.registry import REGISTRY, availability, default_model
+    from ..models.families import FAMILIES
+    from ..models.registry import REGISTRY, availability, default_model
 
     default, reason = default_model()
     if as_json:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from core.commands.shared import (
+from .options import SettingsCommand
+from .shared import (
     DEFAULT_DATA,
     check_out,
     default_name,
     model_options,
+    one_line,
     open_model,
+    open_texts,
     print_table,
     probe_options,
     progress_bar,
     progress_option,
+    reading_options,
     suffix_or_default,
     words_or_default,
     writing,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from core.models import Model
-    from core.probes import Features, Probe
+    from ..data.datasets import FileReading
+    from ..probes.probe import Features, Probe
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @model_options
 @probe_options
+@reading_options
 @click.option("--folds", default=5, show_default=True, help="Of the cross-validation.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds.")
 @click.option(
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
     "--controls/--no-controls",
     default=True,
     show_default=True,
-    help="Hold the probe against controls; the untrained twin has to encode the texts as well.",
+    help="Compare the probe with controls; the untrained twin has to encode the texts too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the probe as JSON.")
 @progress_option
@@ -61,6 +64,7 @@ def probe(
     device: str | None,
     dtype: str,
     data: str | None,
+    reading: FileReading,
     features: Features | None,
     suffix: str | None,
     good: tuple[str, ...],
@@ -76,12 +80,17 @@ def probe(
     """Train a probe that reads a tweet's sentiment from the model, and judge it."""
     if out is not None:
         check_out(out, ("json",))
-    from core.probes import keep, train_probe
+    from ..data.readable import readable_texts
+    from ..probes.library import keep
+    from ..probes.training import train_probe
 
     data = data or DEFAULT_DATA
-    labelled = _labelled(data)
+    texts = open_texts(data, reading)
     model = open_model(name, device, dtype, progress)
-    tweets = labelled(model, suffix_or_default(suffix))
+    found = readable_texts(model, texts.frame, suffix_or_default(suffix))
+    if found.refused:
+        click.echo(f"{data}: {found.describe()}", err=True)
+    tweets = found.frame
     with progress_bar(f"Encoding {len(tweets):,} texts", progress) as show:
         trained = train_probe(
             model,
@@ -92,11 +101,12 @@ def probe(
             folds=folds,
             seed=seed,
             dataset=data,
+            read_as=texts.read_as,
             progress=lambda done, total: show(done / total),
         )
     if controls:
-        from core.controls import with_controls
-        from core.models import load_model
+        from ..models.loading import load_model
+        from ..probes.controls import with_controls
 
         twin = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
         with progress_bar(
@@ -125,34 +135,8 @@ def probe(
     click.echo(f"Saved as {out}")
 
 
-def _labelled(data: str) -> Callable[[Model, str], pd.DataFrame]:
-    """Open labelled texts; what is returned leaves out, and counts, those a model cannot read."""
-    from core import datasets, labelling
-    from core.prompts import build_prompt
-
-    if data in datasets.BUILT_IN:
-        built_in = datasets.load_dataset(data)
-        return lambda model, suffix: built_in
-    table = datasets.load_table(data)
-
-    def read(model: Model, suffix: str) -> pd.DataFrame:
-        def problem(text: str) -> str:
-            try:
-                build_prompt(model, text, suffix)
-            except ValueError as error:
-                return str(error)
-            return ""
-
-        found = labelling.label_rows(table, check=problem)
-        if found.refused:
-            click.echo(f"{data}: {found.describe()}", err=True)
-        return found.frame
-
-    return read
-
-
 def _print_probe(trained: Probe) -> None:
-    from core.scores import METRICS
+    from ..probes.scores import METRICS
 
     report = trained.report
     at = "" if trained.layer is None else f", layer {trained.layer}"
@@ -160,11 +144,13 @@ def _print_probe(trained: Probe) -> None:
         f"Probe of {trained.model_name} ({trained.features}{at}) on {report.n:,} texts"
         f"{f' of {trained.dataset}' if trained.dataset else ''}:"
     )
+    if trained.read_as:
+        click.echo(f"  {one_line(trained.read_as)}")
     click.echo(
         f"  accuracy  {report.accuracy:.1%} (95% interval {report.accuracy_low:.1%} to "
         f"{report.accuracy_high:.1%}), {report.folds}-fold cross-validation\n"
         f"  macro-F1  {report.macro_f1:.1%}\n"
-        f"  majority  {report.majority:.1%} (the accuracy of always saying the same)\n"
+        f"  majority  {report.majority:.1%} (always the more frequent label)\n"
     )
     table: list[Sequence[str]] = [("", *(name.partition(" (")[0] for name in METRICS.values()))]
     for name, scores in (
@@ -179,7 +165,7 @@ def _print_probe(trained: Probe) -> None:
 
 def _write_report(trained: Probe, folder: Path) -> None:
     """Write the probe, and every table of its report, into a folder."""
-    from core.export import export_table
+    from ..exporting.table_files import export_table
 
     with writing(folder):
         trained.save(folder / "probe.json")

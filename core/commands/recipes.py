@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from core.commands.interventions import plan_in, repeat
-from core.commands.shared import (
+from .interventions import plan_in, repeat
+from .shared import (
     FIGURES,
     TABLES,
     check_out,
@@ -21,8 +21,8 @@ from core.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from core.recipes import Recipe
-    from core.results import TraceResult
+    from ..exporting.recipe import Recipe
+    from ..tracing.result import TraceResult
 
 
 @click.command()
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     help="Where the same weights are here: key, hub id or folder.  [default: as the recipe says]",
 )
 @click.option("--device", metavar="NAME", help='For example "cpu" or "cuda:1".')
-@click.option(
-    "--anew", is_flag=True, help="Compute all samples, even those that are kept on this disk."
-)
+@click.option("--anew", is_flag=True, help="Compute all samples, even those kept on this disk.")
 @progress_option
 def run(
     source: str,
@@ -60,12 +58,13 @@ def run(
         return
     from transformers.utils import logging
 
-    from core.recipes import open_recipes
+    from ..exporting.recipe import open_recipes
 
     # Progress and errors are said by us; the library's own bars and hints would run into them.
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    recipes = open_recipes(source)
+    # It is the person's own machine, and what he names is fetched as his browser would.
+    recipes = open_recipes(source, allow_private=True)
     results = [_run(recipe, name, device, anew, progress) for recipe in recipes]
     for recipe, result in zip(recipes, results, strict=True):
         _print(recipe, result)
@@ -77,7 +76,7 @@ def run(
 def _run(
     recipe: Recipe, name: str | None, device: str | None, anew: bool, progress: bool | None
 ) -> TraceResult:
-    from core.models import load_model
+    from ..models.loading import load_model
 
     called = recipe.model.name if name is None else name
     with progress_bar(f"Fetching {called}", progress) as show:
@@ -100,15 +99,15 @@ def _run(
 
 
 def _print(recipe: Recipe, result: TraceResult) -> None:
-    from core import figures
+    from ..tracing.view import unit_of
 
     click.echo(f"Text        {one_line(recipe.text)}")
     click.echo(
         f"Model       {result.model_name}, {result.layers} layers, {len(result.prompt)} tokens, "
         f"{result.samples_done} sample{'s' if result.samples_done != 1 else ''}"
     )
-    click.echo(f"Proxy       {figures.unit_of(result)}")
+    click.echo(f"Proxy       {unit_of(result)}")
     click.echo(f"            clean      {result.high:+.4g}")
     click.echo(f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}")
     click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
-    click.echo(recipe.difference(result) or "Equal to what the recipe was saved with.")
+    click.echo(recipe.difference(result) or "Equal to the numbers in the recipe.")

@@ -5,23 +5,48 @@ from __future__ import annotations
 import io
 import math
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..data.labels import Label, Question
+from ..errors import UserError
+from .options import Command, settings_options
+
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
-    from core.models import Model
-    from core.probes import Features, Probe, Words
-    from core.results import TraceResult
+    from ..data.datasets import FileReading
+    from ..exporting.figure_files import Paper
+    from ..models.model import Model
+    from ..probes.probe import Features, Probe, Words
+    from ..tracing.result import TraceResult
 
 DEFAULT_DATA = "vader-tweets"
 FIGURES = ("png", "svg", "pdf", "html")
 TABLES = ("csv", "parquet", "json")
+
+
+ANSWERS = {
+    "text": "Name it by --text-column NAME; if the columns are wrong, say how the file is written "
+    "by --delimiter and --header or --no-header.",
+    "label": "Name it by --label-column NAME; if the columns are wrong, say how the file is "
+    "written by --delimiter and --header or --no-header.",
+    "meaning": "Say it by --map VALUE=positive --map VALUE=negative, with =neutral for what is "
+    "left out, or for ratings by --neutral LOW HIGH.",
+    "pair": "Name the columns of the two texts text and counterfactual, or that of the id pair_id.",
+}
+"""How a question about a file is answered on the command line."""
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " ", "line": ""}
+SENTIMENTS: dict[str, Label | None] = {"positive": 1, "negative": 0, "neutral": None}
 
 
 class UserMistake(click.ClickException):
@@ -30,8 +55,15 @@ class UserMistake(click.ClickException):
     exit_code = 2
 
 
+class Fault(click.ClickException):
+    """One sentence on standard error, below the traceback of what is not the user's mistake."""
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong inside SentiTrace; the traceback above says where.")
+
+
 class Commands(click.Group):
-    """Commands whose `ValueError`s are sentences for the user, as everywhere in core."""
+    """Commands whose `UserError`s are sentences for the user, as everywhere in core."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn what ends it early into a sentence and an exit code."""
@@ -41,16 +73,20 @@ class Commands(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
-        except ValueError as error:
+        except Question as question:
+            answer = ANSWERS[question.about]
+            raise UserMistake(f"{' '.join(str(question).split())} {answer}") from question
+        except UserError as error:
             raise UserMistake(" ".join(str(error).split())) from error
+        except ValueError as fault:
+            traceback.print_exc()
+            raise Fault from fault
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(130)
 
 
 # --- options --------------------------------------------------------------------------------
-
-Command = Callable[..., Any]
 
 
 def model_options(command: Command) -> Command:
@@ -72,6 +108,28 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def probe_file_option(learned: str) -> Callable[[Command], Command]:
+    """A probe from a file.
+
+    Args:
+        learned: on what it is trained where there is no file.
+    """
+    return click.option(
+        "--probe",
+        "probe_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE.json",
+        help=f"A probe that `probe` wrote.  [default: trained once on {learned}, then kept]",
+    )
+
+
+def features_option(command: Command) -> Command:
+    """What a probe reads that is trained by the way."""
+    return click.option(
+        "--features", default="logit_pair", show_default=True, help="What that probe reads."
+    )(command)
+
+
 def probe_options(command: Command) -> Command:
     """What a probe learns from and reads."""
     for option in reversed(
@@ -87,7 +145,7 @@ def probe_options(command: Command) -> Command:
                 help="What the probe reads: logit_pair, probabilities, verbalizers, hidden (the "
                 "best layer) or hidden:LAYER.  [default: logit_pair]",
             ),
-            click.option("--suffix", help='Put after the tweet.  [default: " I am feeling"]'),
+            click.option("--suffix", help='After the tweet.  [default: " I am feeling"]'),
             click.option(
                 "--good",
                 multiple=True,
@@ -104,13 +162,42 @@ def probe_options(command: Command) -> Command:
     return command
 
 
-proxy_option = click.option(
-    "--proxy",
-    type=click.Choice(["log_odds", "probability", "log_ratio", "good", "bad"]),
-    default="log_odds",
-    show_default=True,
-    help="The number whose change is the effect.",
-)
+def reading_options(command: Command) -> Command:
+    """How a person's own file is read, given to the command as `reading`."""
+    return settings_options(
+        "reading",
+        "data.datasets:FileReading",
+        other={
+            "mapping": {"multiple": True, "callback": lambda _, __, given: _mapping(given)},
+            "delimiter": {
+                "help": f"Of a file: one character, or one of {', '.join(DELIMITERS)} (one text a "
+                "line).",
+                "callback": lambda _, __, given: _delimiter(given),
+            },
+        },
+    )(command)
+
+
+def _delimiter(written: str | None) -> str | None:
+    if written is None:
+        return None
+    return DELIMITERS.get(written, "\t" if written == "\\t" else written)
+
+
+def _mapping(written: Sequence[str]) -> tuple[tuple[str, Label | None], ...] | None:
+    pairs: list[tuple[str, Label | None]] = []
+    for each in written:
+        value, equals, sentiment = each.rpartition("=")
+        if not equals or sentiment.strip().lower() not in SENTIMENTS:
+            raise UserError(
+                f"The mapping {each!r} cannot be read: write VALUE=SENTIMENT, where the sentiment "
+                "is positive, negative or neutral."
+            )
+        pairs.append((value, SENTIMENTS[sentiment.strip().lower()]))
+    twice = [value for value, count in Counter(value for value, _ in pairs).items() if count > 1]
+    if twice:
+        raise UserError(f"The label {twice[0]!r} is mapped more than once: map it once.")
+    return tuple(pairs) or None
 
 
 def out_option(table: str) -> Callable[[Command], Command]:
@@ -122,7 +209,7 @@ def out_option(table: str) -> Callable[[Command], Command]:
         type=click.Path(path_type=Path),
         metavar="FILE",
         help=f"Write the figure (.png .svg .pdf .html) or the table{table} (.csv .parquet .json); "
-        "may be given several times.",
+        "may be repeated.",
     )
 
 
@@ -139,12 +226,12 @@ progress_option = click.option(
 def check_out(path: Path, endings: Sequence[str]) -> None:
     """Refuse, before any work, a file whose ending names no form."""
     if path.suffix.lower().removeprefix(".") not in endings:
-        raise ValueError(
+        raise UserError(
             f"The file {str(path)!r} has no ending that names its form; "
             f"end it in one of {', '.join(f'.{ending}' for ending in endings)}."
         )
     if path.is_dir():
-        raise ValueError(f"There is a folder at {str(path)!r}; give another name for the file.")
+        raise UserError(f"There is a folder at {str(path)!r}; give another name for the file.")
 
 
 def save_traces(
@@ -156,9 +243,9 @@ def save_traces(
     """
     import pandas as pd
 
-    from core.export import export_figure, export_table
-    from core.figures import trace_heatmaps
-    from core.recipes import Recipe, Recipes
+    from ..charts.figures import trace_heatmaps
+    from ..exporting.recipe import Recipe, Recipes
+    from ..exporting.table_files import export_table
 
     recipes = [Recipe.of(result, precision=precision) for result in results]
     with writing(out):
@@ -167,7 +254,7 @@ def save_traces(
             for number, (result, recipe) in enumerate(zip(results, recipes, strict=True), start=1):
                 path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
                 chart = trace_heatmaps(result)
-                paths.append(export_figure(chart, path, recipe=recipe.to_json()))
+                paths.append(save_figure(chart, path, recipe=recipe.to_json()))
             return paths
         if len(results) == 1:
             return [export_table(results[0].frame(), out, recipe=recipes[0].to_json())]
@@ -180,15 +267,82 @@ def save_traces(
         return [export_table(together, out, recipe=Recipes(tuple(recipes)).to_json())]
 
 
+def save_figure(
+    chart: alt.TopLevelMixin,
+    path: Path,
+    *,
+    paper: Paper | None = None,
+    recipe: str | None = None,
+) -> Path:
+    """Save a figure, and say on standard error which characters it lacks, once a command."""
+    from ..exporting.figure_files import boxes, export_figure
+
+    export_figure(chart, path, paper=paper, recipe=recipe)
+    is_picture = path.suffix.lower() in (".png", ".pdf")
+    sentence = boxes(chart, paper=paper) if is_picture else ""
+    said = click.get_current_context().meta.setdefault("core.boxes", set())
+    if sentence and sentence not in said:
+        said.add(sentence)
+        click.echo(sentence, err=True)
+    return path
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure to write into a sentence."""
     try:
         yield
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"The file {str(path)!r} cannot be written ({error.strerror}); choose another place."
         ) from error
+
+
+# --- texts ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Labelled texts: the frame, and how a person's own were read ("" of built-in ones)."""
+
+    frame: pd.DataFrame
+    read_as: str = ""
+
+
+def open_texts(data: str, reading: FileReading | None = None, *, rows: int | None = None) -> Texts:
+    """Open labelled texts, and say on standard error how those of a file or the hub were read.
+
+    What a model cannot read of them is left out later, by `core.data.readable`.
+
+    Args:
+        rows: of the hub, at most.
+
+    Raises:
+        Question: what has to be asked of a file, before a model is loaded.
+    """
+    from ..data import datasets, labelling
+
+    reading = reading or datasets.FileReading()
+    if data in datasets.BUILT_IN:
+        if reading != datasets.FileReading():
+            raise UserError(
+                f"The data set {data!r} is built in, and how it is read is known: leave out the "
+                "options for files."
+            )
+        return Texts(datasets.load_dataset(data))
+    table = datasets.load_table(data, limit=rows or datasets.HUB_ROWS, **reading.of_table())
+    found = labelling.label_rows(table, **reading.of_labels())
+    click.echo(one_line(f"{table.describe()} {found.describe()}"), err=True)
+    return Texts(found.frame, found.read_as())
+
+
+def open_pairs(name: str, reading: FileReading) -> pd.DataFrame:
+    """Open pairs, and say on standard error how they were read."""
+    from ..data.pairs import read_pairs
+
+    table, found = read_pairs(name, reading)
+    click.echo(one_line(f"{table.describe()} {found.describe()}"), err=True)
+    return found.frame
 
 
 # --- models, words, progress ------------------------------------------------------------
@@ -196,7 +350,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def default_name() -> str:
     """The model that is taken when none is named."""
-    from core.registry import default_model
+    from ..models.registry import default_model
 
     return default_model()[0]
 
@@ -205,7 +359,7 @@ def open_model(name: str | None, device: str | None, dtype: str, progress: bool 
     """Load a model, showing how far a download is."""
     from transformers.utils import logging
 
-    from core.models import load_model
+    from ..models.loading import load_model
 
     # Progress and errors are said by us; the library's own bars and hints would run into them.
     logging.disable_progress_bar()
@@ -229,9 +383,13 @@ def probe_of(
     *,
     suffix: str | None = None,
     words: Words | None = None,
+    read_as: str = "",
 ) -> Probe:
-    """The kept probe of a model on these texts, trained the first time."""
-    from core.probes import probe_for
+    """The kept probe of a model on these texts, trained the first time.
+
+    Says on standard error how many of them the model cannot read.
+    """
+    from ..probes.library import probe_for
 
     with progress_bar(f"Training a probe on {data}, once for this model", progress) as show:
         return probe_for(
@@ -241,20 +399,22 @@ def probe_of(
             suffix=suffix_or_default(suffix),
             words=words,
             dataset=data,
+            read_as=read_as,
+            say=lambda said: click.echo(f"{data}: {said}", err=True),
             progress=lambda done, total: show(done / total),
         )
 
 
 def suffix_or_default(written: str | None) -> str:
     """The suffix asked for, or the usual one."""
-    from core.prompts import DEFAULT_SUFFIX
+    from ..prompts.prompt import DEFAULT_SUFFIX
 
     return DEFAULT_SUFFIX if written is None else written
 
 
 def words_or_default(good: tuple[str, ...], bad: tuple[str, ...]) -> Words | None:
     """The words asked for; None where none is, so that the features' own are taken."""
-    from core.prompts import DEFAULT_WORDS
+    from ..prompts.prompt import DEFAULT_WORDS
 
     if not (good or bad):
         return None
@@ -294,13 +454,13 @@ def progress_bar(title: str, shown: bool | None) -> Iterator[Callable[[float], N
 
 def print_table(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> None:
     """Print columns under their titles, those in `right` aligned to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [max(len(field) for field in column) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        fields = [
+            field.rjust(width) if index in right else field.ljust(width)
+            for index, (field, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        click.echo("  ".join(fields).rstrip())
 
 
 def plus_minus(error: float) -> str:

@@ -5,36 +5,46 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.commands.shared import (
+from ..distribution import COMMAND
+from .options import SettingsCommand, settings_options
+from .shared import (
     DEFAULT_DATA,
+    features_option,
     model_options,
     one_line,
     open_model,
+    open_pairs,
+    open_texts,
     print_table,
+    probe_file_option,
     probe_of,
     progress_bar,
     progress_option,
+    reading_options,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ..data.datasets import FileReading
+    from ..models.model import Model
+    from ..probes.probe import Features, Probe
+    from ..sweeps.store import Status, Store
+    from ..sweeps.sweep import Selection
+    from ..tracing.result import TraceSettings
 
-    from core.models import Model
-    from core.probes import Features, Probe
-    from core.results import Corruption, Direction
-    from core.runs import Kind
-    from core.store import Status, Store
-
-ALL = "hidden,mlp,attn"
-LABELS = {"positive": 1, "negative": 0}
+TRACED = (
+    *("kinds", "samples", "noise_scale", "seed", "window", "every", "corruption", "edited"),
+    "direction",
+)
+"""Settings of a trace that a sweep has."""
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @model_options
 @click.option(
     "--data",
@@ -44,45 +54,35 @@ LABELS = {"positive": 1, "negative": 0}
     help="Tweets to trace: a built-in data set, a file or hub:owner/name.",
 )
 @click.option(
+    "--pairs",
+    "pairs",
+    metavar="FILE",
+    help="Trace pairs instead, each tweet corrupted by its own counterfactual: what `pairs` wrote, "
+    "or a file of two texts a row, of rows that share an id, or ..._original.tsv beside "
+    "..._contrast.tsv.",
+)
+@click.option(
     "--rows",
     type=click.IntRange(min=1),
     help="Rows to take of a data set of the hub, drawn from all of it.  [default: 20,000]",
 )
-@click.option(
-    "--probe",
-    "probe_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="A probe that `probe` wrote.  [default: trained once on --probe-data, then kept]",
-)
+@probe_file_option("--probe-data")
 @click.option("--probe-data", default=DEFAULT_DATA, show_default=True, metavar="NAME")
-@click.option("--features", default="logit_pair", show_default=True, help="What that probe reads.")
-@click.option("--n", type=int, help="How many tweets, drawn by --seed.  [default: all]")
-@click.option(
-    "--which",
-    type=click.Choice(["all", "correct"]),
-    default="all",
-    show_default=True,
-    help="Or only tweets of which the probe says what their label says.",
+@features_option
+@reading_options
+@settings_options("selection", "sweeps.sweep:Selection", but=("seed",))
+@settings_options(
+    "settings",
+    "tracing.result:TraceSettings",
+    only=TRACED,
+    defaults={"samples": 1},
+    other={"seed": {"help": "Seed of the drawn tweets and the noise."}},
 )
-@click.option("--label", type=click.Choice(list(LABELS)), help="Tweets of one sentiment alone.")
-@click.option("--shortest", type=int, default=1, show_default=True, help="In tokens of the tweet.")
-@click.option("--longest", type=int, help="In tokens of the tweet.")
-@click.option("--containing", default="", metavar="TEXT", help="Tweets that hold this text.")
-@click.option("--kinds", default=ALL, show_default=True, metavar="LIST", help="Sites to restore.")
-@click.option("--samples", default=1, show_default=True, help="Noise samples of each tweet.")
-@click.option("--noise", default=3.0, show_default=True, help="In standard deviations.")
-@click.option("--seed", default=0, show_default=True, help="Of the drawn tweets and the noise.")
-@click.option("--window", type=int, help="Layers over which mlp and attn are restored.")
-@click.option("--every", default=1, show_default=True, help="Trace every n-th layer only.")
 @click.option(
-    "--corruption",
-    type=click.Choice(["noise", "uniform", "mean"]),
-    default="noise",
-    show_default=True,
+    "--roles",
+    metavar="LIST",
+    help="Trace only tokens of these roles (core/prompts/token_roles.py).",
 )
-@click.option("--reverse", is_flag=True, help="Put corrupted states into the clean run instead.")
-@click.option("--roles", metavar="LIST", help="Trace only tokens of these roles (core/roles.py).")
 @click.option(
     "--most-tokens", type=int, help="Trace at most so many tokens of one role in a tweet."
 )
@@ -96,7 +96,7 @@ LABELS = {"positive": 1, "negative": 0}
     type=click.IntRange(min=1),
     help="Processes that share the cores; each holds the model.  [default: as many as fit]",
 )
-@click.option("--resume", metavar="ID", help="Go on with this sweep; other settings are its own.")
+@click.option("--resume", metavar="ID", help="Resume this sweep; all other settings are its own.")
 @click.option("--retry-failed", is_flag=True, help="With --resume: try failed tweets once more.")
 @click.option("--list", "listing", is_flag=True, help="Show every sweep on this disk.")
 @click.option(
@@ -104,31 +104,21 @@ LABELS = {"positive": 1, "negative": 0}
     metavar="auto|ADDRESS",
     help="Trace on a Ray cluster (requirements-ray.txt); auto finds or starts one.",
 )
-@click.option("--nice", type=int, default=0, show_default=True, help="Make way for other work.")
+@click.option("--nice", type=int, default=0, show_default=True, help="Niceness of the processes.")
 @progress_option
 def sweep(
     name: str | None,
     device: str | None,
     dtype: str,
     data: str,
+    pairs: str | None,
     rows: int | None,
+    reading: FileReading,
     probe_file: Path | None,
     probe_data: str,
     features: Features,
-    n: int | None,
-    which: Literal["all", "correct"],
-    label: str | None,
-    shortest: int,
-    longest: int | None,
-    containing: str,
-    kinds: str,
-    samples: int,
-    noise: float,
-    seed: int,
-    window: int | None,
-    every: int,
-    corruption: Corruption,
-    reverse: bool,
+    selection: Selection,
+    settings: TraceSettings,
     roles: str | None,
     most_tokens: int | None,
     together: int | None,
@@ -142,11 +132,11 @@ def sweep(
 ) -> None:
     """Trace many tweets for an average; go on where the same sweep was ended, by whatever.
 
-    Ctrl-C, a crash or a power cut loses nothing but the batch in hand. `average` reads the result.
+    Ctrl-C, a crash or a power cut loses only the current batch. `average` reads the result.
     """
-    from core import sweep as sweeping
-    from core.results import TraceSettings
-    from core.store import open_store, sweeps
+    from ..data.datasets import BUILT_IN, FileReading
+    from ..sweeps import sweep as sweeping
+    from ..sweeps.store import open_store, sweeps
 
     if listing:
         _list(sweeps())
@@ -155,39 +145,29 @@ def sweep(
         import psutil
 
         psutil.Process().nice(nice)
-    direction: Direction = "corrupt" if reverse else "restore"
-    settings = TraceSettings(
-        kinds=cast("tuple[Kind, ...]", tuple(part.strip() for part in kinds.split(","))),
-        samples=samples,
-        noise_scale=noise,
-        seed=seed,
-        window=window,
-        every=every,
-        corruption=corruption,
-        direction=direction,
-    )
-    selection = sweeping.Selection(
-        which=which,
-        label=None if label is None else LABELS[label],
-        shortest=shortest,
-        longest=longest,
-        containing=containing,
-        n=n,
-        seed=seed,
-    )
+    selection = replace(selection, seed=settings.seed)
     model: Model | None = None
     if resume is not None:
         store = open_store(resume)
         if retry_failed:
             store.retry_failed()
     else:
+        # Options for files are of whichever is one; where none is, they are refused.
+        of_probe = FileReading() if probe_data in BUILT_IN else reading
+        of_data = FileReading() if data in BUILT_IN and of_probe == reading else reading
+        if pairs is None:
+            frame = open_texts(data, of_data, rows=rows).frame
+        else:
+            frame = open_pairs(pairs, reading)
+            data, settings = pairs, replace(settings, corruption="counterfactual")
+            of_probe = FileReading()
         model = open_model(name, device, dtype, progress)
-        probe = _probe(model, probe_file, probe_data, features, progress)
+        probe = _probe(model, probe_file, probe_data, of_probe, features, progress)
         with progress_bar("Choosing tweets", progress) as show:
             store = sweeping.create(
                 model,
                 probe,
-                _tweets(data, rows),
+                frame,
                 settings,
                 selection=selection,
                 roles=None if roles is None else [part.strip() for part in roles.split(",")],
@@ -199,7 +179,7 @@ def sweep(
     status = store.status()
     click.echo(f"Sweep {store.id}: {status.done + status.failed} of {status.total} tweets done")
     if ray is not None:
-        from core.cluster import run_on_ray
+        from ..sweeps.ray_cluster import run_on_ray
 
         _follow(run_on_ray(store, ray, device=device), progress)
         _say(store)
@@ -220,31 +200,25 @@ def _model_of(store: Store, device: str | None, progress: bool | None) -> Model:
     wanted = store.model
     if not wanted.untrained:
         return open_model(wanted.name, device, wanted.dtype, progress)
-    from core.models import load_model
+    from ..models.loading import load_model
 
     return load_model(wanted.name, device=device, dtype=wanted.dtype, untrained=True)
 
 
 def _probe(
-    model: Model, file: Path | None, data: str, features: Features, progress: bool | None
+    model: Model,
+    file: Path | None,
+    data: str,
+    reading: FileReading,
+    features: Features,
+    progress: bool | None,
 ) -> Probe:
-    from core.probes import Probe
+    from ..probes.probe import Probe
 
     if file is not None:
         return Probe.load(file)
-    return probe_of(model, data, _tweets(data), features, progress)
-
-
-def _tweets(data: str, rows: int | None = None) -> pd.DataFrame:
-    """Labelled texts; says on standard error how many rows of a file cannot be used."""
-    from core import datasets
-
-    if data in datasets.BUILT_IN:
-        return datasets.load_dataset(data)
-    found = datasets.load_labelled(data, limit=rows or datasets.HUB_ROWS)
-    if found.refused:
-        click.echo(f"{data}: {found.describe()}", err=True)
-    return found.frame
+    texts = open_texts(data, reading)
+    return probe_of(model, data, texts.frame, features, progress, read_as=texts.read_as)
 
 
 def _follow(steps: Iterator[Status], progress: bool | None) -> None:
@@ -295,9 +269,9 @@ def _say(store: Store) -> None:
     if status.failed > 5:
         click.echo(f"  and {status.failed - 5} others", err=True)
     if status.state == "done":
-        click.echo(f"python -m core average {store.id} --out average.csv")
+        click.echo(f"{COMMAND} average {store.id} --out average.csv")
     else:
-        click.echo(f"python -m core sweep --resume {store.id}")
+        click.echo(f"{COMMAND} sweep --resume {store.id}")
 
 
 def _list(stores: Sequence[Store]) -> None:
@@ -306,5 +280,5 @@ def _list(stores: Sequence[Store]) -> None:
         status, origin = store.status(), store.manifest["origin"]
         row: list[Any] = [store.id, origin["model"], origin["data"]]
         row += [f"{status.done}/{status.total}", status.state, origin["created"]]
-        table.append([one_line(str(cell)) for cell in row])
+        table.append([one_line(str(field)) for field in row])
     print_table(table, right=(3,))

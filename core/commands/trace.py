@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from core.commands.shared import (
+from ..errors import UserError
+from .options import SettingsCommand, settings_options
+from .shared import (
     DEFAULT_DATA,
     FIGURES,
     TABLES,
@@ -18,14 +21,16 @@ from core.commands.shared import (
     model_options,
     one_line,
     open_model,
+    open_texts,
     out_option,
     plus_minus,
     print_table,
+    probe_file_option,
     probe_of,
     probe_options,
     progress_bar,
     progress_option,
-    proxy_option,
+    reading_options,
     save_traces,
     suffix_or_default,
     without_nan,
@@ -33,46 +38,29 @@ from core.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from core.models import Contribution
-    from core.probes import Features, Probe
-    from core.results import Corruption, Proxy, TraceResult
-    from core.runs import Kind
+    from ..data.datasets import FileReading
+    from ..models.model import Model
+    from ..probes.probe import Features, Probe
+    from ..tracing.result import TraceResult, TraceSettings
+    from ..tracing.view import View
 
 ALL = "hidden,mlp,attn"
 TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
 @click.argument("text")
 @model_options
-@click.option(
-    "--untrained", is_flag=True, help="Trace the randomly initialised twin instead, as a control."
-)
-@click.option(
-    "--probe",
-    "probe_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="A probe that `probe` wrote.  [default: trained once on --data, then kept]",
-)
+@click.option("--untrained", is_flag=True, help="Trace the untrained twin instead, as a control.")
+@probe_file_option("--data")
 @probe_options
-@click.option(
-    "--kinds",
-    metavar="LIST",
-    help=f"Sites to restore.  [default: {ALL}; hidden with --sever]",
-)
-@click.option("--samples", default=10, show_default=True, help="Samples of the noise.")
-@click.option(
-    "--noise",
-    default=3.0,
-    show_default=True,
-    help="In standard deviations of the token embeddings.",
-)
-@click.option("--seconds", type=float, help="End early, with the samples so far, after this time.")
-@click.option(
-    "--stable-for",
-    type=int,
-    help="End early when the largest cell of every kind has stayed for this many samples.",
+@reading_options
+@settings_options(
+    "settings",
+    "tracing.result:TraceSettings",
+    defaults={"kinds": None},
+    other={"kinds": {"unset": ALL}},
+    make=lambda **fields: _settings(**fields),
 )
 @click.option(
     "--memory",
@@ -80,44 +68,6 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
     metavar="MB",
     help="What a trace may need beyond the model's weights.  [default: half of what is free]",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the noise.")
-@click.option(
-    "--window",
-    type=int,
-    help="Layers over which mlp and attn are restored.  [default: the paper's 10 of 48, scaled]",
-)
-@click.option(
-    "--corrupt",
-    default="tweet",
-    show_default=True,
-    help='"tweet", the N-th word as "word:N" (from 0), or token positions as "3,4".',
-)
-@click.option(
-    "--corruption",
-    type=click.Choice(["noise", "uniform", "mean"]),
-    default="noise",
-    show_default=True,
-    help="What takes the place of the corrupted tokens: Gaussian or uniform noise on top of them, "
-    "or the mean embedding.",
-)
-@click.option(
-    "--counterfactual",
-    metavar="TEXT",
-    help="Corrupt by another tweet of as many tokens instead.",
-)
-@click.option(
-    "--reverse",
-    is_flag=True,
-    help="Reverse patching: put corrupted states into the clean run, and see what is lost.",
-)
-@click.option(
-    "--sever",
-    type=click.Choice(["mlp", "attn"]),
-    help="Restore hidden states with this path cut: the token's own contributions of that kind "
-    "stay corrupted.",
-)
-@click.option("--every", default=1, show_default=True, help="Trace every n-th layer only.")
-@proxy_option
 @out_option(" of all cells")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, all cells, as JSON.")
 @progress_option
@@ -129,25 +79,13 @@ def trace(
     untrained: bool,
     probe_file: Path | None,
     data: str | None,
+    reading: FileReading,
     features: Features | None,
     suffix: str | None,
     good: tuple[str, ...],
     bad: tuple[str, ...],
-    kinds: str | None,
-    samples: int,
-    noise: float,
-    seconds: float | None,
-    stable_for: int | None,
+    settings: TraceSettings,
     memory: int | None,
-    seed: int,
-    window: int | None,
-    corrupt: str,
-    corruption: Corruption,
-    counterfactual: str | None,
-    reverse: bool,
-    sever: Contribution | None,
-    every: int,
-    proxy: Proxy,
     outs: tuple[Path, ...],
     as_json: bool,
     progress: bool | None,
@@ -158,46 +96,36 @@ def trace(
     """
     for out in outs:
         check_out(out, (*FIGURES, *TABLES))
-    from core.datasets import load_dataset
-    from core.models import load_model
-    from core.probes import Probe
-    from core.prompts import build_prompt, resolve_span
-    from core.results import TraceSettings
-    from core.trace import trace_progressively
+    from ..data.datasets import FileReading
+    from ..models.loading import load_model
+    from ..probes.probe import Probe
+    from ..prompts.prompt import build_prompt, resolve_span
+    from ..tracing.tracer import trace_progressively
+    from ..tracing.view import View
 
-    wanted = tuple(part.strip() for part in (kinds or ("hidden" if sever else ALL)).split(","))
-    settings = TraceSettings(
-        kinds=cast("tuple[Kind, ...]", wanted),
-        samples=samples,
-        noise_scale=noise,
-        seed=seed,
-        window=window,
-        corrupt=_corrupt(corrupt),
-        corruption="counterfactual" if counterfactual is not None else corruption,
-        counterfactual=counterfactual,
-        direction="corrupt" if reverse else "restore",
-        severed=sever,
-        every=every,
-        proxy=proxy,
-        seconds=seconds,
-        stable_for=stable_for,
-    )
     given = None
     if probe_file is not None:
         given = Probe.load(probe_file)
         _check_given(given, probe_file, data, features, suffix, good, bad)
+        if reading != FileReading():
+            raise UserError(
+                f"The probe {probe_file} is trained already, so no file is read: leave out "
+                "the options for files."
+            )
     model = open_model(name, device, dtype, progress)
     # A tweet or span that cannot be used is refused before a probe is trained.
     prompt = build_prompt(model, text, given.suffix if given else suffix_or_default(suffix))
     resolve_span(prompt, settings.corrupt)
     if given is None:
         data = data or DEFAULT_DATA
+        texts = open_texts(data, reading)
         given = probe_of(
             model,
             data,
-            load_dataset(data),
+            texts.frame,
             features or "logit_pair",
             progress,
+            read_as=texts.read_as,
             suffix=suffix,
             words=words_or_default(good, bad),
         )
@@ -219,16 +147,22 @@ def trace(
     if as_json:
         click.echo(json.dumps(_as_json(result), ensure_ascii=False))
         return
-    _print_trace(result)
+    view = View(result)
+    _print_trace(view)
+    _print_instead(model, view)
     for out in outs:
         click.echo(f"Saved {out}")
 
 
-def _corrupt(written: str) -> str | tuple[int, ...]:
-    parts = [part.strip() for part in written.split(",")]
-    if all(part.removeprefix("-").isdecimal() for part in parts):
-        return tuple(int(part) for part in parts)
-    return written
+def _settings(**fields: Any) -> TraceSettings:
+    """Of the options; a frozen path is one of hidden states, another tweet is a corruption."""
+    from ..tracing.result import TraceSettings
+
+    if fields["kinds"] is None:
+        fields["kinds"] = ("hidden",) if fields["severed"] else tuple(ALL.split(","))
+    if fields["counterfactual"] is not None:
+        fields["corruption"] = "counterfactual"
+    return TraceSettings(**fields)
 
 
 def _check_given(
@@ -249,17 +183,16 @@ def _check_given(
         ("--bad", bad or None, given.words_negative),
     ):
         if asked is not None and asked != has:
-            raise ValueError(
+            raise UserError(
                 f"The probe {file} was trained with {option} {has!r}, not {asked!r}; "
                 f"leave out {option}, or train another probe."
             )
 
 
-def _print_trace(result: TraceResult) -> None:
-    from core import figures
-    from core.results import PROXIES
+def _print_trace(view: View) -> None:
+    from ..tracing.view import KINDS
 
-    report = result.probe.report
+    result, report = view.result, view.result.probe.report
     click.echo(f"Prompt      {one_line(result.prompt.text)}")
     click.echo(
         f"Model       {result.model_name}, {result.layers} layers, {len(result.prompt)} tokens, "
@@ -269,8 +202,8 @@ def _print_trace(result: TraceResult) -> None:
         f"Probe       {result.probe.features}, accuracy {report.accuracy:.1%} "
         f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts"
     )
-    click.echo(f"Prediction  {figures.headline(result)}")
-    click.echo(f"Proxy       {PROXIES[result.settings.proxy]}")
+    click.echo(f"Prediction  {view.headline}")
+    click.echo(f"Proxy       {view.unit}")
     click.echo(f"            clean      {result.high:+.4g}")
     click.echo(
         f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}   "
@@ -279,17 +212,18 @@ def _print_trace(result: TraceResult) -> None:
     click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
     found = result.distinguishable
     if found is None and result.settings.corruption in ("noise", "uniform"):
-        click.echo("            One sample of noise gives no error; take more to trust it.")
+        click.echo("            One noise sample gives no standard error; take more.")
     elif found is False:
         click.echo(
-            "            The total effect is not distinguishable from zero, so the effects below "
-            "mean nothing."
+            "            The total effect is not significant, so the effects below show nothing."
         )
     if result.settings.direction == "corrupt":
-        click.echo("Direction   corrupted states in the clean run; an effect is what is lost")
+        click.echo(
+            "Direction   noising: corrupted activations in the clean run; an effect is a loss"
+        )
     if result.settings.severed is not None:
-        severed = figures.KINDS[result.settings.severed]
-        click.echo(f"Severed     the restored token's own {severed} contributions stay corrupted")
+        severed = KINDS[result.settings.severed]
+        click.echo(f"Frozen      the restored token's own later {severed} path stays corrupted")
     click.echo(
         f"\nLargest effects ({TOP_CELLS} of each kind among the corrupted tokens, *, and "
         f"{TOP_CELLS} among the others)"
@@ -298,7 +232,7 @@ def _print_trace(result: TraceResult) -> None:
     for cell in _top_cells(result):
         table.append(
             (
-                figures.KINDS[cell["kind"]],
+                KINDS[cell["kind"]],
                 str(cell["layer"]),
                 str(cell["position"]),
                 f"{cell['token']}{' *' if cell['corrupted'] else ''}",
@@ -308,19 +242,39 @@ def _print_trace(result: TraceResult) -> None:
         )
     print_table(table, right=(1, 2, 5))
     if found is not None:
-        click.echo("\u00b1 is the standard error over the samples of noise.")
+        click.echo("\u00b1 is the standard error over the noise samples.")
     windowed = [kind for kind in result.settings.kinds if kind != "hidden"]
     if windowed:
         click.echo(
-            f"{' and '.join(figures.KINDS[kind] for kind in windowed)} cells replace "
+            f"{' and '.join(KINDS[kind] for kind in windowed)} cells cover "
             f"{result.window} layer{'s' if result.window != 1 else ''} around the one named."
+        )
+
+
+def _print_instead(model: Model, view: View) -> None:
+    """Where the cells cannot be read: the setting under which most can."""
+    from ..tracing.verdict import alternatives, best_first
+    from ..tracing.view import with_interval
+
+    if not view.grey:
+        return
+    result = view.result
+    said = result.distinguishable is False  # above the table
+    click.echo("" if said else f"\n{view.findings.sentence}")
+    found = alternatives(model, [result.probe], result.prompt.tweet, result.settings)
+    for best in best_first(list(found))[:1]:
+        effect = with_interval(best.result.total_effect, best.result.low_reach)
+        click.echo(
+            f"{best.how(result)} the total effect is {effect} and {best.removed:.0%} of the clean "
+            "log-odds are removed."
         )
 
 
 def _corruption_line(result: TraceResult) -> str:
     settings = result.settings
     if settings.counterfactual is not None:
-        return f"counterfactual {one_line(settings.counterfactual)!r}"
+        aligned = ", aligned by the edit" if result.alignment is not None else ""
+        return f"counterfactual {one_line(settings.counterfactual)!r}{aligned}"
     if settings.corruption == "mean":
         return "mean embedding"
     plural = "s" if result.samples_done != 1 else ""
@@ -355,22 +309,7 @@ def _as_json(result: TraceResult) -> Any:
             "tokens": list(result.tokens),
             "token_ids": list(result.prompt.ids),
             "corrupted_span": list(result.corrupted_span),
-            "settings": {
-                "kinds": list(settings.kinds),
-                "samples": settings.samples,
-                "noise_scale": settings.noise_scale,
-                "seed": settings.seed,
-                "window": result.window,
-                "corrupt": settings.corrupt,
-                "corruption": settings.corruption,
-                "counterfactual": settings.counterfactual,
-                "direction": settings.direction,
-                "severed": settings.severed,
-                "every": settings.every,
-                "proxy": settings.proxy,
-                "seconds": settings.seconds,
-                "stable_for": settings.stable_for,
-            },
+            "settings": asdict(settings) | {"kinds": list(settings.kinds), "window": result.window},
             "samples": result.samples_done,
             "noise": result.noise,
             "probe": {

@@ -1,0 +1,289 @@
+"""Which average is shown, and what does it say?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import streamlit as st
+
+from ..charts import average as drawing
+from ..charts.figures import scale_bar
+from ..distribution import ASSETS
+from ..errors import UserError
+from ..prompts.token_roles import Scheme
+from ..server.job_queue import Job, Step
+from ..sweeps import average_findings as words
+from ..sweeps.average import INTERVALS, TOWARDS, Towards
+from ..sweeps.store import Store
+from ..sweeps.study import Options, Study, load, study
+from ..tracing.findings import signed
+from ..tracing.result import PROXIES
+from ..tracing.view import KINDS
+from . import follow, job, plain, start, theme
+from .average_parts import (
+    interval_line,
+    kind_panels,
+    save_below,
+    short_unit,
+    totals_frame,
+)
+from .charts import show_chart
+from .door import NO_MODEL, Guarded
+from .sweeping import shown_count, title_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLE = "example"
+FILE = ASSETS / "average-smollm2.json"
+SCHEMES: dict[Scheme, str] = {"tweet": "Parts of a tweet", "paper": "The six of Meng et al."}
+BADGES = {
+    "supported": ("Supported", "green", ":material/check:"),
+    "contradicted": ("Contradicted", "orange", ":material/close:"),
+    "inconclusive": ("Inconclusive", "gray", ":material/question_mark:"),
+}
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _example(stamp: int) -> Study:
+    return load(FILE)
+
+
+def example() -> Study | None:
+    """The study that comes with SentiTrace, if it is there and can be read."""
+    try:
+        return _example(FILE.stat().st_mtime_ns) if FILE.is_file() else None
+    except UserError as mistake:
+        st.error(plain(str(mistake)), icon=":material/error:")
+        return None
+
+
+def shown_choice(stores: list[Store]) -> str | None:
+    """Which sweep's average is shown, or the example; None where there is nothing to show.
+
+    The address can name a sweep: `?sweep=0a1b2c`.
+    """
+    names = {store.id: title_of(store) for store in stores if store.finished()}
+    if FILE.is_file():
+        names[EXAMPLE] = "Example: a sweep that comes with SentiTrace"
+    if not names:
+        return None
+    linked = st.query_params.get("sweep", "")
+    if linked and "average:shown" not in st.session_state:
+        found = next((id for id in names if id.startswith(linked)), None)
+        if found is not None:
+            st.session_state["average:shown"] = found
+    if st.session_state.get("average:shown") not in names:
+        st.session_state.pop("average:shown", None)
+    chosen = st.selectbox(
+        "Average of",
+        list(names),
+        format_func=names.__getitem__,
+        key="average:shown",
+        persist_state="session",
+        help="Every sweep on this disk with a traced tweet.",
+    )
+    if chosen != EXAMPLE:
+        st.query_params["sweep"] = chosen
+    elif "sweep" in st.query_params:
+        del st.query_params["sweep"]
+    return chosen
+
+
+def options_choice() -> Options:
+    """How tweets are averaged; read from the same traces, nothing is traced again."""
+    with st.popover("Averaging options", icon=":material/tune:", key="average:options"):
+        proxy = st.selectbox(
+            "Effect measured in",
+            list(PROXIES),
+            format_func=PROXIES.__getitem__,
+            key="average:proxy",
+            persist_state="session",
+            help="The number whose change is the effect.",
+        )
+        roles = st.selectbox(
+            "Token roles",
+            list(SCHEMES),
+            format_func=SCHEMES.__getitem__,
+            key="average:roles",
+            persist_state="session",
+            help="How tokens of different tweets are grouped.",
+        )
+        towards = st.selectbox(
+            "Sign convention",
+            ["prediction", "label"],
+            format_func=TOWARDS.__getitem__,
+            key="average:towards",
+            persist_state="session",
+            help="So that positive and negative tweets do not cancel.",
+        )
+        interval = st.selectbox(
+            "95% intervals",
+            list(INTERVALS),
+            format_func=INTERVALS.__getitem__,
+            key="average:interval",
+            persist_state="session",
+            help="Both are over tweets, which vary more than noise samples.",
+        )
+        normalised = st.toggle(
+            "As a share of the total effect",
+            key="average:normalised",
+            persist_state="session",
+            help="A ratio of means over the same tweets.",
+        )
+    return Options(
+        roles=roles,
+        interval=interval,
+        normalised=normalised,
+        proxy=proxy,
+        towards=cast("Towards", towards),
+    )
+
+
+def averaging(store: Store, options: Options) -> Guarded:
+    """The work of reading a sweep's store and averaging it from every side."""
+
+    def work(job: Job) -> Iterator[Step]:
+        job.report(0.0, "Averaging the traced tweets")
+        yield 1.0, study(store, options, progress=job.report)
+
+    return Guarded(NO_MODEL, work)
+
+
+def study_of(store: Store, options: Options) -> Study | None:
+    """The study of a sweep as far as it is; the last one while a newer one is made."""
+    key = (store.id, options, shown_count(store.status()))
+    if st.session_state.get("average:key") != key:
+        st.session_state["average:key"] = key
+        start("average", averaging(store, options))
+    current = job("average")
+    assert current is not None
+    progress = current.progress()
+    if progress.active:
+        follow(current, progress)
+    if progress.error:
+        st.error(plain(progress.error), icon=":material/error:")
+    studies: dict[str, Study] = st.session_state.setdefault("average:studies", {})
+    if progress.partial is not None:
+        studies[store.id] = progress.partial
+        for id in list(studies)[:-2]:
+            del studies[id]
+    return studies.get(store.id)
+
+
+def finding(found: Study, store: Store | None) -> None:
+    """The total effect, the sites in words, and the expected picture held against the numbers."""
+    average = found.average
+    said = words.finding(average)
+    st.caption(plain(_origin_line(found, store)))
+    total, early, late = st.columns([2, 3, 3], gap="small")
+    with total, st.container(border=True, height="stretch"):
+        st.metric(
+            f"Average total effect, {short_unit(average)}",
+            signed(average.total.mean),
+            help="How far the corruption moves the proxy, high minus low; the mean over tweets.",
+        )
+        st.caption(plain(interval_line(average)))
+    if not said.early and not said.late and not said.claims:
+        with early:
+            st.info(plain(said.sentence), icon=":material/info:")
+        return
+    for place, name, peaks, where in (
+        (early, "Early site", said.early, "in the tweet, in the first two thirds of the layers"),
+        (late, "Late site", said.late, "after the tweet"),
+    ):
+        with place, st.container(border=True, height="stretch", gap="xsmall"):
+            st.markdown(f"**{name}** :gray[{where}]")
+            for peak in peaks:
+                st.markdown(f":gray[{KINDS[peak.kind]}] {plain(peak.where)}")
+            if not peaks:
+                st.markdown("None: no cell carries a tenth of the total effect.")
+    if said.claims:
+        st.space("small")
+        st.markdown("**The expected sites (Meng et al. 2022), claim by claim**")
+        halves = st.columns(2, gap="medium")
+        for i, claim in enumerate(said.claims):
+            with halves[i % 2]:
+                show_claim(claim)
+
+
+def show_claim(claim: words.Claim) -> None:
+    """A verdict, what it is about, and the numbers."""
+    label, colour, icon = BADGES[claim.verdict]
+    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
+        with st.container(width=92):
+            st.badge(label, icon=icon, color=cast("Any", colour))
+        with st.container(gap=None):
+            st.markdown(plain(claim.text))
+            st.caption(plain(claim.why))
+
+
+def heatmaps(found: Study) -> None:
+    """A panel for each kind of site, on one scale, with what can be saved of them."""
+    average = found.average
+    frame, titles, unit = words.cells(average), average.titles(), drawing.unit_of(average)
+    caption = drawing.heatmap_caption(average)
+    head, scale = st.columns([4, 3], gap="medium", vertical_alignment="bottom")
+    head.subheader("Average indirect effect by role and layer", anchor=False)
+    end = drawing.effect_end(frame)
+    with scale:
+        st.caption(f"change in {plain(unit)}")
+        show_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
+    kind_panels(frame, titles, end, unit, "average:heatmap")
+    title = f"{average.about['model']}, {average.n:,} tweets"
+    save_below(
+        "average",
+        charts={
+            "Roles by layers": partial(
+                drawing.heatmap_figure,
+                frame,
+                titles=titles,
+                unit=unit,
+                title=title,
+                caption=caption,
+            )
+        },
+        tables={
+            "Average effects": lambda: frame,
+            "Total effects": partial(totals_frame, found),
+            "Peaks of tweets": lambda: average.peaks,
+            "Settings": partial(_settings_frame, found),
+        },
+        caption=caption,
+    )
+
+
+def _origin_line(found: Study, store: Store | None) -> str:
+    """Which model, data and selection the numbers are of."""
+    about, origin = found.average.about, found.origin
+    selection = origin.get("selection") or {}
+    drawn = "predicted correctly, " if selection.get("which") == "correct" else ""
+    data = origin.get("data") or "texts without a name"
+    said = (
+        f"{about['model']} on {about['n']:,} tweets of {data}, {drawn}drawn with seed "
+        f"{selection.get('seed', 0)}."
+    )
+    if store is None:
+        made = str(origin.get("created", ""))[:10]
+        said = (
+            "This is the sweep that comes with SentiTrace, kept as aggregated numbers without "
+            f"tweets: {said} Made on {made}."
+            if made
+            else "This is the sweep that comes with SentiTrace, kept as aggregated numbers without "
+            f"tweets: {said}"
+        )
+    return said
+
+
+def _settings_frame(found: Study) -> pd.DataFrame:
+    """All that determines the numbers, as a table."""
+    import json
+
+    import pandas as pd
+
+    held = {**found.average.about, **{f"origin: {key}": v for key, v in found.origin.items()}}
+    return pd.DataFrame(
+        {"setting": list(held), "value": [json.dumps(value) for value in held.values()]}
+    )

@@ -1,0 +1,387 @@
+"""Which probe does a person train, keep and choose?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from ..data.readable import readable_texts
+from ..errors import UserError
+from ..models.loading import identity_on_disk
+from ..models.model import Model
+from ..probes.library import (
+    comes_with_sentitrace,
+    forget,
+    keep,
+    kept_folder,
+    kept_probes,
+    key_of,
+    probe_for,
+)
+from ..probes.probe import FEATURES, Features, Probe, Words
+from ..probes.training import FOLDS, train_probe, trained_on, with_layers
+from ..prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
+from ..server.job_queue import Job, Step
+from ..server.limits import limits
+from ..storage.cache import cannot_keep
+from . import TWEETS, job, load, loaded_for, plain, tweets
+from .data_choice import Data
+from .door import Guarded, Request, Texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBE_MEGABYTES = 50  # of a file that is imported
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a probe is to be trained."""
+
+    features: Features = "logit_pair"
+    words: Words | None = None
+    suffix: str = DEFAULT_SUFFIX
+    folds: int = FOLDS
+    seed: int = 0
+    controls: bool = True
+    twin: bool = True  # of the controls, the one that costs an encoding
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A probe, and the texts that it was trained on."""
+
+    probe: Probe
+    frame: pd.DataFrame
+    said: str = ""  # of texts that this model cannot read
+    unkept: str = ""  # why it could not be kept
+
+
+def training(name: str, data: Data, settings: ProbeSettings) -> Guarded:
+    """The work of training a probe: load the model, encode, fit and judge, keep; then controls."""
+    # Texts that are too long are left out below; where all of them are, nothing begins.
+    asks = Request(
+        models=(name,),
+        prompts=(Texts((min(data.frame["text"], key=len),), settings.suffix),),
+        samples=0,
+        labelled=len(data.frame),
+    )
+
+    def work(job: Job) -> Iterator[Step]:
+        def encoded_then(note: str) -> Callable[[int, int], None]:
+            """Report an encoding, and name what follows it, of which no share is known."""
+
+            def encoded(done: int, total: int) -> None:
+                if done < total:
+                    job.report(done / total)
+                else:
+                    job.report(0.0, note)
+
+            return encoded
+
+        loaded = loaded_for(job, name)
+        job.report(0.0, "Reading the texts as the model does")
+        found = readable_texts(loaded, data.frame, settings.suffix, most=limits().tokens)
+        frame, said = found.frame, found.describe()
+        job.report(0.0, f"Encoding {len(frame):,} texts")
+        probe = train_probe(
+            loaded,
+            frame,
+            features=settings.features,
+            words=settings.words,
+            suffix=settings.suffix,
+            folds=settings.folds,
+            seed=settings.seed,
+            dataset=data.name,
+            read_as=data.read_as,
+            name=settings.name,
+            by_layer=False,
+            progress=encoded_then("Fitting and cross-validating"),
+        )
+        own_file = data.own and limits().public
+        # One that has its controls stays until there is another that has them.
+        early = not settings.controls or not _has_controls(name, probe)
+        yield 1.0, Trained(probe, frame, said, _kept(probe) if early and not own_file else "")
+        job.report(0.0, "Evaluating every layer")
+        probe = with_layers(
+            probe, loaded, frame, progress=lambda done, total: job.report(done / total)
+        )
+        yield 1.0, Trained(probe, frame, said, _kept(probe) if early and not own_file else "")
+        if not settings.controls:
+            return
+        from ..probes.controls import with_controls
+
+        job.report(0.0, "Comparing with controls")
+        twin = load(name, untrained=True) if settings.twin else None
+        if twin is not None:
+            job.report(0.0, f"Encoding {len(frame):,} texts by the untrained twin")
+        encoded = encoded_then("Evaluating the controls")
+        probe = with_controls(probe, loaded, frame, twin=twin, progress=encoded)
+        # Of a visitor's own file a public server keeps nothing; his session has the probe.
+        yield 1.0, Trained(probe, frame, said, "" if own_file else _kept(probe))
+
+    return Guarded(asks, work)
+
+
+def _kept(probe: Probe) -> str:
+    """Keep a probe; where that cannot be, the sentence that says so."""
+    try:
+        keep(probe)
+    except OSError as error:
+        return f"The probe is not kept. {cannot_keep(kept_folder(), error)}"
+    return ""
+
+
+def _has_controls(name: str, probe: Probe) -> bool:
+    found = probes_of(name).get(key_of(probe))
+    return found is not None and bool(found.report.controls)
+
+
+def suffix_of(reads: Features | Probe) -> str:
+    """The suffix that a tweet is read with by the probe that is asked for."""
+    return reads.suffix if isinstance(reads, Probe) else DEFAULT_SUFFIX
+
+
+def probe_choice(name: str) -> Features | Probe:
+    """Which probe reads the sentiment, and how good it is.
+
+    Every kept probe of the model can be chosen. Those of the tweets that read one word of each
+    sentiment can be chosen before there are any, by their features: a run then trains them.
+    """
+    trainable: list[Features] = ["logit_pair", "probabilities"]
+    own = {key: probe for key, probe in probes_of(name).items() if of_tweets(probe) is None}
+    names = {features: FEATURES[features] for features in trainable} | probe_names(own)
+    chosen = st.selectbox(
+        "Probe reads",
+        list(names),
+        format_func=names.__getitem__,
+        key="features",
+        persist_state="session",
+        help="The probe turns the model's next-word probabilities, or its state, into a sentiment. "
+        "Train others on the Probes page.",
+    )
+    probe = own.get(chosen) or kept_probe(name, chosen)
+    if probe is None:
+        st.caption("Not trained yet for this model: the first run takes a few minutes more.")
+    else:
+        st.caption(accuracy_line(probe))
+    return own.get(chosen, chosen)
+
+
+def accuracy_line(probe: Probe) -> str:
+    """How good a probe is, in one sentence."""
+    report = probe.report
+    texts = "tweets" if probe.dataset == TWEETS else "texts"
+    return (
+        f"Trained on {report.n:,} {texts}: accuracy {report.accuracy:.1%} "
+        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}), "
+        f"majority {report.majority:.1%}."
+    )
+
+
+def trained_for(job: Job, loaded: Model, reads: Features | Probe) -> Probe:
+    """The probe that is asked for, trained on the tweets the first time, while the job says so."""
+    if isinstance(reads, Probe):
+        return reads
+    job.report(0.0, "Training the probe, once for this model")
+    return probe_for(
+        loaded,
+        tweets(),
+        features=reads,
+        dataset=TWEETS,
+        progress=lambda done, total: job.report(done / total),
+    )
+
+
+def open_trace(key: str, probe: Probe, text: str) -> None:
+    """Go to the Trace page and trace a text there, read by a kept probe of the chosen model."""
+    st.session_state.tweet = text
+    st.session_state.features = of_tweets(probe) or key
+    st.session_state.asked = True
+    st.switch_page("pages/trace.py")
+
+
+def choice_of(probe: Probe) -> str:
+    """What `probe_choice` calls a probe: its features, or its key."""
+    return of_tweets(probe) or key_of(probe)
+
+
+def asked_elsewhere() -> bool:
+    """Whether another page has just asked for a trace."""
+    return bool(st.session_state.pop("asked", False))
+
+
+def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:
+    """The kept probe that is shown, the one trained last at first; and what can be done with it."""
+    probes = probes_of(name)
+    names = probe_names(probes)
+    if trained is not None and st.session_state.get("seen") is not trained:
+        st.session_state.seen = trained
+        if (latest := key_of(trained.probe)) in probes:
+            st.session_state.shown = latest
+    if st.session_state.get("shown") not in probes:
+        st.session_state.pop("shown", None)
+    chosen = None
+    public = limits().public  # what is kept there is everybody's
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        if probes:
+            chosen = st.selectbox(
+                "Kept probes of this model", list(probes), format_func=names.__getitem__,
+                key="shown", persist_state="session", width=420,
+            )  # fmt: skip
+            probe = probes[chosen]
+            if not public:
+                # Another name makes it another popover, which is closed.
+                with st.popover("Rename", key=f"renaming:{chosen}:{probe.name}"):
+                    field = f"rename:{chosen}"
+                    st.text_input("Name", probe.name[:80], max_chars=80, key=field)
+                    st.button("Keep this name", on_click=_rename, args=(probe, field), key="rename")
+            st.download_button(
+                "Export",
+                probe.to_json,
+                file_name=f"probe-{chosen[:8]}.json",
+                mime="application/json",
+                key="export",
+                on_click="ignore",
+            )
+            if not public and not comes_with_sentitrace(probe):
+                with st.popover("Delete"):
+                    st.markdown("Traces made with it stay; the probe has to be trained again.")
+                    st.button("Delete it", on_click=forget, args=(probe,), key="delete")
+        if not public:
+            with st.popover("Import" if probes else "Import a probe"):
+                st.file_uploader(
+                    "A probe that was exported",
+                    "json",
+                    key="import",
+                    max_upload_size=PROBE_MEGABYTES,
+                    on_change=_import_probe,
+                    args=(name,),
+                )
+    if refused := st.session_state.pop("import:refused", ""):
+        st.error(plain(refused), icon=":material/error:")
+    if said := st.session_state.pop("import:said", ""):
+        st.info(plain(said), icon=":material/check:")
+    return None if chosen is None else (chosen, probes[chosen])
+
+
+def _rename(probe: Probe, field: str) -> None:
+    keep(replace(probe, name=st.session_state[field].strip()))
+    st.session_state.shown = key_of(probe)  # the browser then takes the new name over
+
+
+def _import_probe(name: str) -> None:
+    """Keep an uploaded probe, or say in one sentence why it cannot be one."""
+    file = st.session_state["import"]
+    if file is None:
+        return
+    try:
+        probe = Probe.from_json(file.getvalue(), file.name)
+    except UserError as mistake:
+        st.session_state["import:refused"] = str(mistake)
+        return
+    keep(probe)
+    key = key_of(probe)
+    if key in probes_of(name):
+        st.session_state.shown = key
+        st.session_state["import:said"] = f"Imported {probe.title}."
+    else:
+        st.session_state["import:said"] = (
+            f"Imported {probe.title}. It was trained on other weights, of {probe.model_name}, and "
+            "is offered where those are chosen."
+        )
+
+
+def texts_of(probe: Probe, trained: Trained | None, data: Data | None) -> dict[int, str]:
+    """The texts of a probe's report by source row, where what it was trained on is at hand."""
+    from ..data.datasets import BUILT_IN
+
+    frames = [trained.frame] if trained is not None else []
+    frames += [data.frame] if data is not None else []
+    if probe.dataset in BUILT_IN:
+        frames.append(tweets(probe.dataset))
+    for frame in frames:
+        own = trained_on(probe, frame)
+        if own is not None:
+            return dict(zip(own["row"].tolist(), own["text"].tolist(), strict=True))
+    return {}
+
+
+def origin_line(probe: Probe) -> str:
+    """What a probe is and how it was judged, in a few sentences."""
+    reads = f"the state after block {probe.layer}"
+    if probe.reads == "words":
+        sides = (probe.words_positive, probe.words_negative)
+        reads = " against ".join(", ".join(word.strip() for word in side) for side in sides)
+    read_as = f"{probe.read_as} " if probe.read_as else ""
+    revision = f" at revision {probe.model_revision[:8]}" if probe.model_revision else ""
+    return (
+        f"{probe.features} of {probe.model_name}{revision}, reading {reads} after "
+        f"\u201c{probe.suffix.strip()}\u201d, on {probe.report.n:,} texts of "
+        f"{probe.dataset or 'a data set without a name'}. {read_as}Scores are of held-out texts in "
+        f"{probe.report.folds} folds (seed {probe.seed}); in brackets are 95% bootstrap intervals."
+    )
+
+
+def mistake_line(row: int, label: int, log_odds: float) -> str:
+    """What a probe made of one text, and what its label is."""
+    from ..probes.scores import probability_of
+
+    said = float(probability_of(np.array(log_odds)))
+    return f"Row {row:,}: P(positive) {said:.2f}, labelled {'positive' if label else 'negative'}"
+
+
+def kept_probe(name: str, features: Features) -> Probe | None:
+    """The probe that a run would use, if it is trained already; the model is not loaded."""
+    return next((probe for probe in probes_of(name).values() if of_tweets(probe) == features), None)
+
+
+def probes_of(name: str) -> dict[str, Probe]:
+    """Every kept probe of a model by its key, the best first; the model is not loaded."""
+    identity = identity_on_disk(name)
+    if identity is None:
+        return {}
+    files = sorted((path.name, path.stat().st_mtime_ns) for path in kept_folder().glob("*.json"))
+    return _own_probe(identity) | _probes_of(identity, tuple(files))
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _probes_of(identity: str, files: tuple[tuple[str, int], ...]) -> dict[str, Probe]:
+    """Read again only when a file has changed: a report is long."""
+    return {key_of(probe): probe for probe in kept_probes(identity)}
+
+
+def _own_probe(identity: str) -> dict[str, Probe]:
+    """What this visitor has trained last, where it is not kept for all."""
+    current = job("probe")
+    trained = current.progress().partial if current is not None else None
+    if trained is None or not (trained.unkept or limits().public):
+        return {}
+    if trained.probe.model_identity != identity:
+        return {}
+    return {key_of(trained.probe): trained.probe}
+
+
+def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
+    """What a list calls probes, by their keys; no two the same."""
+    names: dict[str, str] = {}
+    for key, probe in probes.items():
+        name = f"{probe.title} \u00b7 {probe.report.accuracy:.1%}"
+        names[key] = f"{name} \u00b7 {key[:6]}" if name in names.values() else name
+    return names
+
+
+def of_tweets(probe: Probe) -> Features | None:
+    """The features of a probe that a run of the Trace page would train by itself."""
+    default = (DEFAULT_SUFFIX, *((word,) for word in DEFAULT_WORDS))
+    by_itself = (
+        probe.dataset == TWEETS
+        and probe.features in ("logit_pair", "probabilities")
+        and (probe.suffix, probe.words_positive, probe.words_negative) == default
+    )
+    return probe.features if by_itself else None

@@ -1,0 +1,1 @@
+"""A person's file, built-in data and data of the hub as one tidy frame."""

@@ -1,0 +1,1 @@
+"""Charts and tables to files that can be made again, and back."""

@@ -1,0 +1,1 @@
+"""Does the location matter? Edit, steer, ablate, and judge."""

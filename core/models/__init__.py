@@ -1,0 +1,1 @@
+"""Fetching a model, which one it is, its family and its parts."""

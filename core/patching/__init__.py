@@ -1,0 +1,1 @@
+"""What does the model say when one activation is another run's? The engine."""

@@ -1,0 +1,1 @@
+"""How is a sentiment read, and how far can that be trusted?"""

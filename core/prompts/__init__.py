@@ -1,0 +1,1 @@
+"""Which token stands where in the text, and what part does it play?"""

@@ -1,0 +1,1 @@
+"""Where do files live, and what goes when a folder is full?"""

@@ -1,0 +1,1 @@
+"""Many tweets: sweeps, averages and comparisons."""

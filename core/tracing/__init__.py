@@ -1,0 +1,1 @@
+"""One tweet: its trace, its cells, and what may be said of them."""
