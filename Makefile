@@ -106,6 +106,9 @@ bench: setup bench-peers
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.paint
 	$(BIN)/python -m benchmarks.anytime
+	$(BIN)/python -m benchmarks.settled
+	$(BIN)/python -m benchmarks.antithetic
+	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.verdicts
 	$(BIN)/python -m benchmarks.drawing
 	$(BIN)/python -m benchmarks.interventions

@@ -358,7 +358,7 @@ def startup(found: dict[str, Any]) -> list[str]:
         *table(
             ("", "until", "seconds"),
             [
-                (name, what, f"{value:.1f}")
+                (name, what, f"{value:.2f}")
                 for name, seconds in found["first visit"].items()
                 for what, value in seconds.items()
             ],
@@ -584,6 +584,57 @@ def settled(found: dict[str, Any]) -> list[str]:
         f"layer in {said['other sites']} ({by_kind or 'none'}). The largest cell of a kind is "
         f"another one in {said['other largest cells']}. {said['significant otherwise']:.1%} of the "
         "cells that both have are significant in one of the two alone.",
+        "",
+    ]
+
+
+def antithetic(found: dict[str, Any]) -> list[str]:
+    """What pairs of noise are worth."""
+    names = ("total effect", "hidden", "mlp", "attn")
+    gains = {name: [row[name] for row in found["rows"]] for name in names}
+    return [
+        "## Pairs of noise",
+        "",
+        machine_line(found),
+        "",
+        f"{len(found['rows'])} tweets of the embedded model in prompts of up to "
+        f"{found['options']['longest']} tokens (`python -m benchmarks.antithetic --tweets "
+        f"{len(found['rows'])} --longest {found['options']['longest']}`): how many times as many "
+        "plain draws a draw and its negative are worth, by the variance of the mean effect. Goal: "
+        "1.3, or plain draws stay.",
+        "",
+        *table(
+            ("effect", "median", "lowest", "highest"),
+            [
+                (name, *(f"{found_by(values):.2f}" for found_by in (statistics.median, min, max)))
+                for name, values in gains.items()
+            ],
+        ),
+        "",
+    ]
+
+
+def waiting(found: dict[str, Any]) -> list[str]:
+    """A trace beside another process."""
+    rows = [
+        (
+            {"active": "spinning", "passive": "passive, as set here"}[policy],
+            _seconds(seconds["none"]),
+            _seconds(seconds["one busy core"]),
+            f"{seconds['one busy core'] / seconds['none']:.2f}",
+        )
+        for policy, seconds in found["seconds"].items()
+    ]
+    return [
+        "## Beside one busy core",
+        "",
+        machine_line(found),
+        "",
+        "Three kinds, one sample, 12 tokens, GPT-2's shape; alone and beside a process that keeps "
+        "one core busy, by how OpenMP's threads wait for each other (`python -m "
+        "benchmarks.waiting`). Goal: at most 2.2 times as long.",
+        "",
+        *table(("threads wait", "alone", "beside", "beside / alone"), rows),
         "",
     ]
 
@@ -920,6 +971,21 @@ def sweeps(found: dict[str, Any]) -> list[str]:
             ),
             "",
         ]
+    if "width" in found:
+        measured = found["width"]
+        seconds = measured["seconds"]
+        lines += [
+            "An average as wide: whole traces of ten samples, one by one, over a sweep of one "
+            "sample and two tokens of each role at most in "
+            f"{measured['processes']} processes, of the same {measured['tweets']} tweets at every "
+            f"sixth layer (`python -m benchmarks.sweep --only width --tweets {measured['tweets']}"
+            f"`): {seconds['one by one']:.2f} and {seconds['sweep']:.2f} s a tweet, the sweep's "
+            f"intervals {measured['width']:.2f} times as wide (median of {measured['cells']} "
+            "cells). For equal widths the sweep is therefore "
+            f"**{measured['gain']:.1f} times as fast**; goal: 4. {measured['differ']:.1%} of the "
+            "cells differ between the two averages (95% interval over tweets, paired).",
+            "",
+        ]
     if "memory" in found:
         rows = [
             (f"{each['tweets']:,}", f"{each['peak_kib'] / 1024:.0f}", f"{each['seconds']:.1f}")
@@ -992,10 +1058,12 @@ def report() -> str:
         ("paint", paint),
         ("anytime", anytime),
         ("settled", settled),
+        ("antithetic", antithetic),
         ("verdicts", verdicts),
         ("drawing", drawing),
         ("kernels", kernels),
         ("memory", memory),
+        ("waiting", waiting),
         ("precision", precision),
         ("startup", startup),
         ("interventions", interventions),

@@ -1,15 +1,19 @@
 """What does a sweep gain over tracing one by one, what does an average need, and does killing hurt?
 
-Run: python -m benchmarks.sweep            (about ten minutes on two quiet cores)
+Run: python -m benchmarks.sweep            (about twenty minutes on two quiet cores)
      python -m benchmarks.sweep --only kill --tweets 60
 
-Three parts, all on the embedded model and built-in tweets (`python -m core setup`):
+Four parts, all on the embedded model and built-in tweets (`python -m core setup`):
 
 - throughput: the same tweets, drawn by a seed, traced one by one by `core.tracing.tracer`; by a
   sweep in one process; in one process with two tokens of each role at most, which is less work for
   the same averages; and in as many processes as there are cores, of one thread each. Seconds count
   from the moment the model is loaded; of several processes, from the first finished batch to the
   last. The ways follow one another in one run, and what the first two found is compared.
+- width: what a sweep saves for the same width of the intervals of an average's cells: one noise
+  sample, two tokens of each role at most, all cores; over whole traces of ten samples, one by one.
+  Widths fall with the square root of the number of tweets, so the gain is the ratio of the times
+  over the square of the ratio of the widths. Every sixth layer, both ways, of the same tweets.
 - memory: peak memory of `core.sweeps.average` over 100, 1,000 and 10,000 stored tweets of GPT-2's
   shape whose numbers are drawn, each in a process of its own.
 - kill: a sweep of every third layer is killed with SIGKILL at ten random moments and resumed; what
@@ -43,7 +47,7 @@ from core.models.registry import EMBEDDED
 from core.prompts.prompt import build_prompt
 from core.storage import cache
 from core.sweeps import sweep
-from core.sweeps.record import row_of, schema
+from core.sweeps.record import Record, row_of, schema
 from core.sweeps.store import Store
 from core.tracing.result import Reads, TraceResult, TraceSettings
 
@@ -123,17 +127,7 @@ def throughput(tweets: int) -> dict[str, Any]:
     processes = max(2, physical_cores())
     with own_home():
         _, _, store = prepared(tweets, seed=0)
-        store.start(processes=processes, nice=0)
-        while (status := store.status()).state == "running":
-            time.sleep(0.5)
-        if status.state != "done":
-            raise RuntimeError((store.folder / "log.txt").read_text())
-        times = {
-            int(path.stem): path.stat().st_mtime for path in (store.folder / "parts").iterdir()
-        }
-        first = min(times.values())
-        after = sum(len(store.batch(batch)) for batch, at in times.items() if at > first)
-        shared = (max(times.values()) - first) / after
+        shared = seconds_in_processes(store, processes)
     say(f"a sweep in {processes} processes: {shared:.2f} s a tweet")
     return {
         "tweets": tweets,
@@ -150,6 +144,66 @@ def throughput(tweets: int) -> dict[str, Any]:
         "gain_processes": one_by_one / shared,
         "largest_difference": apart,
     }
+
+
+def seconds_in_processes(store: Store, processes: int) -> float:
+    """Seconds a tweet of a whole sweep, from its first batch on, so without loading the model."""
+    store.start(processes=processes, nice=0)
+    while (status := store.status()).state == "running":
+        time.sleep(0.5)
+    if status.state != "done":
+        raise RuntimeError((store.folder / "log.txt").read_text())
+    times = {int(path.stem): path.stat().st_mtime for path in (store.folder / "parts").iterdir()}
+    first = min(times.values())
+    after = sum(len(store.batch(batch)) for batch, at in times.items() if at > first)
+    return (max(times.values()) - first) / after
+
+
+# --- width ------------------------------------------------------------------------------------
+
+COARSE = 6  # layers from one to the next
+
+
+def width(tweets: int) -> dict[str, Any]:
+    """Seconds a tweet and intervals of an average, by whole traces and by a sweep."""
+    from core.sweeps.average import average, difference
+    from core.tracing.tracer import trace
+
+    options: dict[str, Any] = {"interval": "normal", "towards": "label"}
+    with own_home():
+        model, probe, store = prepared(tweets, seed=0, every=COARSE, most_tokens=2)
+        whole = TraceSettings(samples=10, every=COARSE)
+        trace(model, probe, "terrible service", whole)  # warm
+        rows = store.tweets[["number", "row", "label", "text"]].to_dict("records")
+        records = []
+        began = time.perf_counter()
+        for row in rows:
+            result = trace(model, probe, row.pop("text"), whole)
+            records.append(Record(**row, result=result))
+        one_by_one = (time.perf_counter() - began) / tweets
+        say(f"whole traces of ten samples: {one_by_one:.2f} s a tweet")
+        del model
+        processes = max(2, physical_cores())
+        swept = seconds_in_processes(store, processes)
+        say(f"a sweep in {processes} processes: {swept:.2f} s a tweet")
+        first, second = average(records, **options), average(store, **options)
+    cells = first.frame.merge(second.frame, on=["kind", "layer", "role"])
+    cells = cells[~cells["trivial_x"] & (cells["n_x"] > 2)]
+    widths = (cells["upper_y"] - cells["lower_y"]) / (cells["upper_x"] - cells["lower_x"])
+    apart = difference(second, first)
+    apart = apart.merge(cells[["kind", "layer", "role"]])
+    differ = (apart["lower"] > 0) | (apart["upper"] < 0)
+    found = {
+        "tweets": tweets,
+        "processes": processes,
+        "seconds": {"one by one": one_by_one, "sweep": swept},
+        "cells": len(cells),
+        "width": float(widths.median()),
+        "gain": float(one_by_one / swept / (widths**2).median()),
+        "differ": float(differ.mean()),
+    }
+    say(f"{found}")
+    return found
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -296,13 +350,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", choices=["throughput", "memory", "kill"])
-    parser.add_argument("--tweets", type=int, default=24, help="of throughput and kill")
+    parser.add_argument("--only", choices=["throughput", "width", "memory", "kill"])
+    parser.add_argument("--tweets", type=int, default=24, help="of all parts but memory")
     options = parser.parse_args()
     found = load("sweep") or {}
     found["machine"] = describe() | {"load": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d")}
     if options.only in (None, "throughput"):
         found["throughput"] = throughput(options.tweets)
+    if options.only in (None, "width"):
+        found["width"] = width(options.tweets)
     if options.only in (None, "memory"):
         found["memory"] = memory((100, 1000, 10000))
     if options.only in (None, "kill"):

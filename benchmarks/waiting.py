@@ -2,9 +2,11 @@
 
 Run: python -m benchmarks.waiting
 
-Prints seconds of one hidden, mlp and attn trace (GPT-2's shape, 12 tokens, 1 sample), median of
+Measures seconds of one hidden, mlp and attn trace (GPT-2's shape, 12 tokens, 1 sample), median of
 five, with `OMP_WAIT_POLICY` active (the default of most builds) and passive (what `core` sets), on
 a machine that is otherwise idle and beside a process that keeps one core busy.
+
+Writes benchmarks/results/waiting.json.
 """
 
 import json
@@ -12,6 +14,8 @@ import os
 import statistics
 import subprocess
 import sys
+
+from benchmarks.machine import RESULTS, describe, save, say
 
 TRACE = """
 import json, time
@@ -56,12 +60,17 @@ def seconds_of_a_trace(policy: str, busy: bool) -> float:
 
 
 def main() -> None:
-    """Print the table."""
-    print("| neighbour | spinning (s) | passive (s) | ratio |\n|---|---|---|---|")
-    for busy in (False, True):
-        spinning, passive = (seconds_of_a_trace(policy, busy) for policy in ("active", "passive"))
-        name = "one busy core" if busy else "none"
-        print(f"| {name} | {spinning:.2f} | {passive:.2f} | {spinning / passive:.2f} |")
+    """Measure and write."""
+    found = {
+        policy: {
+            neighbour: seconds_of_a_trace(policy, busy)
+            for neighbour, busy in (("none", False), ("one busy core", True))
+        }
+        for policy in ("active", "passive")
+    }
+    for policy, seconds in found.items():
+        say(f"{policy}: {seconds}")
+    save(RESULTS / "waiting.json", {"machine": describe(), "seconds": found})
 
 
 if __name__ == "__main__":
