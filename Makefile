@@ -108,6 +108,7 @@ bench: setup bench-peers
 	$(BIN)/python -m benchmarks.anytime
 	$(BIN)/python -m benchmarks.settled
 	$(BIN)/python -m benchmarks.antithetic
+	$(BIN)/python -m benchmarks.estimates
 	$(BIN)/python -m benchmarks.waiting
 	$(BIN)/python -m benchmarks.verdicts
 	$(BIN)/python -m benchmarks.drawing

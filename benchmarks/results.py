@@ -614,6 +614,56 @@ def antithetic(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def estimates(found: dict[str, Any]) -> list[str]:
+    """How near integrated gradients come to exact cells."""
+    corruptions = {
+        "counterfactual": "counterfactual",
+        "mean": "mean embedding",
+        "noise": "Gaussian noise, 1 sample",
+    }
+    lines = []
+    for corruption, name in corruptions.items():
+        for steps in sorted({row["steps"] for row in found["rows"]}):
+            rows = [
+                row
+                for row in found["rows"]
+                if row["corruption"] == corruption and row["steps"] == steps
+            ]
+            cells = []
+            for kind in ("hidden", "mlp", "attn"):
+                near = [row["kinds"][kind] for row in rows]
+                correlations = [each["correlation"] for each in near]
+                shared = statistics.mean(each["shared"] for each in near)
+                cells.append(
+                    f"{statistics.median(correlations):.2f} ({min(correlations):.2f} to "
+                    f"{max(correlations):.2f}), {shared:.1f}"
+                )
+            ratio = statistics.median(
+                row["seconds"]["exact"] / row["seconds"]["estimate"] for row in rows
+            )
+            lines.append((name, str(steps), *cells, f"{ratio:.1f}"))
+    tweets = len(found["rows"]) // len({(r["corruption"], r["steps"]) for r in found["rows"]})
+    return [
+        "## Estimates beside exact cells",
+        "",
+        machine_line(found),
+        "",
+        f"Integrated gradients along the embeddings, {tweets} tweets of the embedded model in "
+        f"prompts of up to {found['options']['longest']} tokens (`python -m benchmarks.estimates "
+        f"--tweets {tweets} --longest {found['options']['longest']}`): Spearman's rank correlation "
+        "with the exact cells of a tweet (median and range over tweets), how many of the ten "
+        "largest cells both have (mean), and how many times as long the exact cells take. Under a "
+        "counterfactual the Trace page shows the estimates of five steps until the cells are run; "
+        "under noise they would mislead.",
+        "",
+        *table(
+            ("corruption", "steps", "hidden state", "MLP", "attention", "exact / estimate, time"),
+            lines,
+        ),
+        "",
+    ]
+
+
 def waiting(found: dict[str, Any]) -> list[str]:
     """A trace beside another process."""
     rows = [
@@ -1059,6 +1109,7 @@ def report() -> str:
         ("anytime", anytime),
         ("settled", settled),
         ("antithetic", antithetic),
+        ("estimates", estimates),
         ("verdicts", verdicts),
         ("drawing", drawing),
         ("kernels", kernels),

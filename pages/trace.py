@@ -108,8 +108,9 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
         result = result.under(proxy)
         judged = result if verdict is None else verdict.under(proxy)
         view = View(result, judged)
-        if result.has_cells:
-            view = tracing.view_choice(result, judged)
+        drawn = result.has_cells or traced.estimate is not None
+        if drawn:
+            view = tracing.view_choice(result, judged, traced.estimate)
     with said, st.container(key="said"):
         st.subheader(view.headline, anchor=False)
         st.text(view.title)
@@ -119,7 +120,7 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
         st.markdown("  \n".join(lines))
         for sentence in view.findings.sentences:
             st.markdown(tracing.emphasised(sentence, warn=view.grey))
-    if not result.has_cells:
+    if not drawn:
         if traced.alternatives is not None:
             offers.show(traced, state)
             tracing.write_address(result, None)
@@ -128,7 +129,7 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
         return
     with measured:
         show_chart(figures.scale_bar(view.end, view.unit, theme=dashboard.theme()), key="scale")
-    cell = cell_panel.chosen(result)
+    cell = cell_panel.chosen(result) if result.has_cells else None
     tracing.heatmaps(
         view.frame,
         end=view.end,
@@ -138,6 +139,9 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
         on_click=cell_panel.take_click,
     )
     st.caption(dashboard.plain(view.caption))
+    if not result.has_cells:
+        tracing.write_address(result, None)
+        return
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         downloads(
             "trace",

@@ -6,9 +6,10 @@ zero and with the same end on both sides, because an effect may go either way an
 worth comparing on one scale.
 
 What is certain is not said by colour alone: cells that cannot be told from zero are faded, cells
-that are fixed by construction hatched, and the largest other cell of a panel has a frame. Another
-sample, unit, end of the scale or chosen cell, and words in place of tokens in a tweet that is not
-long, change a panel's data alone and not its specification: the browser redraws it in place.
+that are fixed by construction hatched, and the largest other cell of a panel has a frame. Cells
+that are estimated and not run are drawn at half their height. Another sample, unit, end of the
+scale or chosen cell, and words in place of tokens in a tweet that is not long, change a panel's
+data alone and not its specification: the browser redraws it in place.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TALL = 24  # tokens; a taller panel has tighter rows and names its layers above 
 
 
 # What is drawn of a cell besides its colour, as bits of one small number.
-_TRIVIAL, _FADED, _LARGEST, _CHOSEN, _EXACT = 1, 2, 4, 8, 16
+_TRIVIAL, _FADED, _LARGEST, _CHOSEN, _EXACT, _ESTIMATED = 1, 2, 4, 8, 16, 32
 
 
 def heatmap(
@@ -108,6 +109,7 @@ def heatmap(
         layers_above=int(cells["row"].min()) if tall else None,
         layers_below=not strip,
         across="at" if "at" in cells else "layer",
+        estimated="estimated" in cells,
         select=select,
     )
     return Drawing(template, _slim(cells))
@@ -157,6 +159,7 @@ def _panel(
     layers_above: int | None,
     layers_below: bool,
     across: str,
+    estimated: bool,
     select: str | None,
 ) -> Template:
     """All of a panel but its cells.
@@ -165,6 +168,7 @@ def _panel(
         height: of a row, in pixels.
         layers_above: the first row, of a panel so tall that it names its layers above too.
         across: the column that says under which layer a cell is drawn.
+        estimated: some cells may be estimates.
     """
     layer_axis = _layer_axis(layers - 1)
     x = alt.X(f"{across}:O").axis(alt.Axis(orient="bottom", **layer_axis) if layers_below else None)
@@ -174,13 +178,15 @@ def _panel(
         token=f"({literal(rows.names)})[datum.row]",
         certainty="isValid(datum.standard_error) ? format(datum.standard_error, '.3f')"
         f" : datum.state & {_EXACT} ? 'none: deterministic' : 'needs two samples'",
-        told=f"datum.state & {_TRIVIAL} ? 'fixed by construction' : datum.state & {_FADED} ? 'no'"
+        told=f"datum.state & {_ESTIMATED} ? 'an estimate, not a run'"
+        f" : datum.state & {_TRIVIAL} ? 'fixed by construction' : datum.state & {_FADED} ? 'no'"
         f" : datum.state & {_EXACT} || isValid(datum.standard_error) ? 'yes'"
         " : 'needs two samples'",
     )
     # Wider than its column by a quarter of a pixel or so, lest background shows between two cells.
     pointer: dict[str, Any] = {"cursor": "pointer"} if select else {}
-    effects = base.mark_rect(aria=False, width={"band": 1 + layers / 1500}, **pointer).encode(
+    wide = {"band": 1 + layers / 1500}
+    effects = base.mark_rect(aria=False, width=wide, **pointer).encode(
         x,
         y,
         color=alt.Color("shade:Q").scale(style.effect_scale(1, theme, grey=grey)).legend(None),
@@ -196,14 +202,21 @@ def _panel(
             alt.Tooltip("told:N", title="significant"),
         ],
     )
+    drawn: list[Any] = [effects]
+    if estimated:
+        half = effects.copy()
+        half.mark = alt.MarkDef(type="rect", aria=False, width=wide, height={"band": 0.5})
+        drawn = [
+            effects.transform_filter(f"!(datum.state & {_ESTIMATED})"),
+            half.transform_filter(f"datum.state & {_ESTIMATED}"),
+        ]
     if select:
-        effects = effects.add_params(
+        drawn[0] = drawn[0].add_params(
             alt.selection_point(
                 name=select, fields=["layer", "position"], toggle="true", clear=False
             )
         )
-    drawn: list[Any] = [
-        effects,
+    drawn += [
         style.hatched(base, f"datum.state & {_TRIVIAL}", tooltip=None).encode(x, y),
         *(
             style.outlined(base, test, colour, width, tooltip=None, strokeJoin="round").encode(x, y)
@@ -257,7 +270,12 @@ def _widened(cells: pd.DataFrame) -> pd.DataFrame:
 def _state(cells: pd.DataFrame, kind: str, chosen: Cell | None) -> pd.Series[int]:
     """What is drawn of each cell besides its colour."""
     state = cells["trivial"].astype("uint8") * _TRIVIAL
-    for column, bit in (("faded", _FADED), ("largest", _LARGEST), ("exact", _EXACT)):
+    for column, bit in (
+        ("faded", _FADED),
+        ("largest", _LARGEST),
+        ("exact", _EXACT),
+        ("estimated", _ESTIMATED),
+    ):
         if column in cells:
             state = state + cells[column].astype("uint8") * bit
     if chosen is not None and chosen[0] == kind:

@@ -26,6 +26,8 @@ from ..prompts.prompt import DEFAULT_SUFFIX, Prompt, build_prompt
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
 from ..tracing.coarse_to_fine import is_enough
+from ..tracing.corruption import case_of
+from ..tracing.estimate import Estimate, can_be_estimated, estimate_of
 from ..tracing.findings import health_of
 from ..tracing.result import PROXIES, Corruption, Proxy, Rows, TraceResult, TraceSettings, Until
 from ..tracing.tracer import trace_progressively
@@ -86,12 +88,14 @@ class Traced:
         word: the word that matters most alone, and its total effect; None until it is known.
         alternatives: other settings and their verdicts, where this one said that no cell can be
             read and the trace went no further; None otherwise.
+        estimate: of the cells, while they are run, where one may be shown; None otherwise.
     """
 
     result: TraceResult
     verdict: TraceResult | None
     word: tuple[str, float] | None = None
     alternatives: tuple[Alternative, ...] | None = None
+    estimate: Estimate | None = None
 
 
 def tracing(
@@ -134,7 +138,7 @@ def steps(
             probe among these, under which it can; None restores the cells all the same.
     """
     job.report(0.0, "Tracing")
-    verdict, word, share = None, None, 0.0
+    verdict, word, estimate, share = None, None, None, 0.0
 
     def report(done: float) -> None:
         nonlocal share
@@ -145,7 +149,7 @@ def steps(
         loaded, probe, text, settings, keep=True, stages=True, progress=report
     ):
         if result.has_cells:
-            yield share, Traced(result, verdict, word)
+            yield share, Traced(result, verdict, word, estimate=estimate)
             if verdict is None and is_enough(result):
                 # It was kept, and there at once.
                 yield 1.0, Traced(result, None, _most_important_word(loaded, result))
@@ -157,8 +161,11 @@ def steps(
         if others is not None and health_of(verdict).ok is False:
             yield from _instead(job, loaded, verdict, others)
             return
+        if can_be_estimated(settings):
+            estimate = estimate_of(loaded, case_of(loaded, probe, text, settings))
+            yield 0.0, Traced(result, verdict, estimate=estimate)
         word = _most_important_word(loaded, verdict)
-        yield 0.0, Traced(result, verdict, word)
+        yield 0.0, Traced(result, verdict, word, estimate=estimate)
 
 
 def ask_for_all_cells(settled: TraceResult) -> None:
@@ -618,7 +625,7 @@ def proxy_choice() -> Proxy:
     )
 
 
-def view_choice(result: TraceResult, judged: TraceResult) -> View:
+def view_choice(result: TraceResult, judged: TraceResult, estimate: Estimate | None = None) -> View:
     """The switches above the heatmaps, and the view of a trace that they ask for."""
     settings = result.settings
     kinds = settings.kinds
@@ -646,6 +653,7 @@ def view_choice(result: TraceResult, judged: TraceResult) -> View:
         share=chosen["unit"] == "share",
         words=chosen["rows"] == "words",
         kind=next((kind for kind in kinds if kind == chosen["panels"]), None),
+        estimate=estimate,
     )
 
 

@@ -61,7 +61,7 @@ RULE = (
     "(Benjamini and Hochberg 1995)."
 )
 
-PENDING = "Too few samples of the cells for intervals; no sites reported yet."
+PENDING = "Too few cells or samples for sites to be named yet."
 
 NEGLIGIBLE = 1e-9
 """Effects below this share of the total effect are rounding."""

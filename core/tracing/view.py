@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..patching.gradients import STEPS
 from ..patching.sites import Kind
+from .estimate import Estimate
 from .findings import RULE, Findings, by_words, findings
 from .findings import cells as cells_of
 from .result import PROXIES, Proxy, TraceResult
@@ -48,6 +50,7 @@ class View:
         share: effects in percent of the total effect.
         words: a row for every word, that of its last token, in place of every token.
         kind: the only kind of site that is shown; None shows all that were traced.
+        estimate: of the cells, shown where they have not been run; None shows no others.
     """
 
     result: TraceResult
@@ -55,6 +58,7 @@ class View:
     share: bool = False
     words: bool = False
     kind: Kind | None = None
+    estimate: Estimate | None = None
 
     @property
     def judged(self) -> TraceResult:
@@ -94,7 +98,7 @@ class View:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """All cells of the trace, in units of the proxy; see `core.tracing.findings.cells`."""
-        return cells_of(self.result)
+        return cells_of(self.result) if self.estimate is None else self.estimate.joined(self.result)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -136,7 +140,9 @@ class View:
         if result.total_samples_done > result.samples_done:
             said.append(f"The total effect rests on {result.total_samples_done} noise samples.")
         said.append(f"Starred tokens are corrupted with {corrupted_with(result)}.")
-        if result.is_coarse:
+        if self.estimate is not None:
+            said.append(_estimate_line(self.estimate, result, bool(self.cells["estimated"].any())))
+        elif result.is_coarse:
             said.append(_coarse_line(result))
         if settings.rows == "words":
             said.append("A cell is one word: all its tokens at once.")
@@ -207,6 +213,20 @@ def _coarse_line(result: TraceResult) -> str:
     between = any((traced.any(axis=1) & ~traced.all(axis=1)).any() for traced in sites)
     fine = ", and all layers near where a site may be" if between else ""
     return f"Every {ordinal(step)} layer is traced{fine}; a wider cell stands for layers left out."
+
+
+def _estimate_line(estimate: Estimate, result: TraceResult, there_are: bool) -> str:
+    """Which cells are estimates, and how near those came that have been run since."""
+    said = []
+    if there_are:
+        said.append(
+            f"Cells of half height are estimates, not runs: integrated gradients in {STEPS} steps."
+        )
+    near = estimate.rank_correlation(result) if result.has_cells else {}
+    if near:
+        each = ", ".join(f"{KINDS[kind]} {value:.2f}" for kind, value in near.items())
+        said.append(f"Rank correlation of estimates with the cells that were run: {each}.")
+    return " ".join(said)
 
 
 def _cell_is(result: TraceResult, unit: str) -> str:

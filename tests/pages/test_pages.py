@@ -667,6 +667,39 @@ def test_a_settled_trace_says_what_it_left_out_and_goes_on_when_asked():
     assert whole.total_effect == settled.total_effect
 
 
+def test_a_pairs_cells_are_estimated_until_they_are_run():
+    keep_model(layers=12)
+    page = open_page("trace")
+    page.text_area("tweet").set_value("good day, not good").run()
+    page.selectbox("how").set_value("counterfactual").run()
+    page.button("run").click().run()
+    page = finish(page)
+    settled = outcome(page, "trace")
+    assert not page.exception
+    assert settled.result.is_coarse
+    assert "Cells of half height are estimates" in said(page)
+    assert "Rank correlation of estimates with the cells that were run: Hidden state" in said(page)
+
+    seen = threading.Event()
+
+    def before_the_first_cell(job):
+        yield 0.0, replace(settled, result=settled.verdict)
+        seen.wait(PATIENCE)
+
+    held = dashboard.queue().submit("a visitor", before_the_first_cell)
+    try:
+        held.wait_for_partial(PATIENCE)
+        page.session_state["job:trace"] = held
+        page.run()
+        assert not page.exception
+        assert titles(page) == ["Hidden state", "MLP", "Attention"]
+        assert "Cells of half height are estimates" in said(page)
+        assert "Rank correlation" not in said(page)
+        assert "save" not in [button.key for button in page.button]
+    finally:
+        seen.set()
+
+
 def test_words_are_restored_at_once_where_that_is_asked():
     page = open_page("trace")
     page.segmented_control("restored").set_value("words").run()
