@@ -158,6 +158,25 @@ def test_cells_that_cannot_be_told_from_zero_are_drawn_faded():
     assert sum(shape.get("opacity") == str(style.FADED) for shape in shapes) == len(faded)
 
 
+def test_estimated_cells_are_drawn_at_half_height_and_are_not_clicked():
+    frame = make_frame()
+    given = frame.assign(estimated=frame["layer"] % 2 == 1)
+    spec = panel(given)
+    svg = drawn(spec)
+    heights = [
+        {re.search(r"v([\d.]+)h", shape["d"])[1] for shape in shapes_of(svg, layer)}
+        for layer in (0, 1)
+    ]
+    assert heights == [{"20"}, {"10"}]
+    counts = [len(shapes_of(svg, layer)) for layer in (0, 1)]
+    assert counts == [LAYERS // 2 * len(TOKENS)] * 2
+    clicked = panel(given, select="cell")
+    assert [param["views"] for param in clicked["params"]] == [[clicked["layer"][0]["name"]]]
+    told = spec["layer"][1]["transform"]
+    assert any("an estimate, not a run" in step.get("calculate", "") for step in told)
+    assert without_data(panel(frame)) == without_data(panel(make_frame()))
+
+
 def test_the_largest_cell_is_framed_and_so_is_the_chosen_one():
     spec = panel(marked(largest={(4, 6)}), chosen=("hidden", 2, 3))
     strokes = [shape.get("stroke") for shape in drawn_shapes(spec)]
