@@ -28,8 +28,8 @@ NO_BROWSER = "no Chromium that starts was found"
 # Every AppTest would read again what each installed package says of itself.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
-# Two busy cores make any single example slow at times; that is no failure. The examples are the same
-# each time, so that whoever changes one line does not meet another one's fault.
+# Two busy cores make any single example slow at times; that is no failure. The examples are the
+# same each time, so that whoever changes one line does not meet another one's fault.
 settings.register_profile(
     "sentitrace",
     deadline=None,
@@ -73,7 +73,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def same_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that Streamlit runs becomes `__main__`, and a new process would begin by running it."""
+    """A page that Streamlit ran is `__main__`, and new processes would begin by running it."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
