@@ -124,6 +124,14 @@ def tweets(embedded_home):
 
 
 @pytest.fixture(scope="session")
+def few_tweets(embedded_home):
+    """Every 8th of them, which the embedded model encodes once for all tests and processes."""
+    from core.data.datasets import load_dataset
+
+    return load_dataset("vader-tweets")[::8]
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the Chromium to drive; for tests marked `browser`."""
     path = browser.find()
