@@ -1,6 +1,7 @@
 """Fixtures that several test modules share, and what the markers `embedded` and `browser` ask."""
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import chromium as browser
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.fragment import MemoryFragmentStorage
 
@@ -27,8 +28,14 @@ NO_BROWSER = "no Chromium that starts was found"
 # Every AppTest would read again what each installed package says of itself.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
-# Two busy cores make any single example slow at times; that is no failure.
-settings.register_profile("sentitrace", deadline=None)
+# Two busy cores make any single example slow at times; that is no failure. The examples are the
+# same each time, so that whoever changes one line does not meet another one's fault.
+settings.register_profile(
+    "sentitrace",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("sentitrace")
 
 
@@ -62,6 +69,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if count:
         tests = f"{count} browser test{'s were' if count > 1 else ' was'}"
         print(f"{tests} left out, since no Chromium that starts was found: {browser.ADVICE}.")
+
+
+@pytest.fixture(autouse=True)
+def same_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that Streamlit ran is `__main__`, and new processes would begin by running it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +121,14 @@ def tweets(embedded_home):
     from core.data.datasets import load_dataset
 
     return load_dataset("vader-tweets")
+
+
+@pytest.fixture(scope="session")
+def few_tweets(embedded_home):
+    """Every 8th of them, which the embedded model encodes once for all tests and processes."""
+    from core.data.datasets import load_dataset
+
+    return load_dataset("vader-tweets")[::8]
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def streamlit_tells(request, monkeypatch):
 
 
 def test_a_session_has_one_name_and_its_tab_is_open(streamlit_tells):
-    ann, ben = (AppTest.from_function(named).run() for _ in range(2))
+    ann, ben = (AppTest.from_function(named, default_timeout=60).run() for _ in range(2))
     name = ann.text[0].value
     assert name
     assert ann.text[1].value == "True"

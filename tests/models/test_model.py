@@ -14,6 +14,8 @@ from core.models.families import FAMILIES, UnsupportedModel
 from core.models.loading import load_model
 from core.models.registry import EMBEDDED, REGISTRY
 
+PATIENCE = 120.0  # seconds until what hangs is called failed
+
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_threads_do_not_see_each_others_edits():
 
     def edit(contribution: torch.Tensor) -> torch.Tensor:
         inside.set()
-        checked.wait(timeout=10)
+        assert checked.wait(PATIENCE)
         return torch.zeros_like(contribution)
 
     def edited() -> None:
@@ -201,7 +203,7 @@ def test_threads_do_not_see_each_others_edits():
 
     thread = threading.Thread(target=edited)
     thread.start()
-    assert inside.wait(timeout=10)
+    assert inside.wait(PATIENCE)
     torch.testing.assert_close(model.block(0, states).states, plain)
     checked.set()
     thread.join()

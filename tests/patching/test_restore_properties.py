@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import restored
 from tiny_models import VARIANTS, make_model
@@ -34,7 +34,7 @@ def cases(draw):
     }
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(cases())
 def test_every_cell_of_any_trace_equals_one_full_forward_pass(case):
     model = make_model(case["variant"], layers=case["layers"], dtype=case["dtype"])

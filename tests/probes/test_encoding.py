@@ -1,7 +1,6 @@
 """Features: equal to plain forward passes, computed once, safe when killed, bounded in size."""
 
 import os
-import time
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -127,7 +126,7 @@ def test_an_encoding_that_was_ended_goes_on_where_it_stopped(monkeypatch):
     np.testing.assert_array_equal(encode(fresh, MANY).states(3), encoding.states(3))
 
 
-def encode_sixty(home: Path, told: Connection, pause: float) -> None:
+def encode_sixty(home: Path, line: Connection, held_at: int | None) -> None:
     os.environ["SENTITRACE_HOME"] = str(home)
     model = make_model("gpt2")
     features.CHUNK = 10 * model.layers * model.width * 4
@@ -135,33 +134,35 @@ def encode_sixty(home: Path, told: Connection, pause: float) -> None:
     texts = [f"good day number {n}" for n in range(60)]
 
     def progress(done: int, total: int) -> None:
-        told.send(done)
-        time.sleep(pause)
+        line.send(done)
+        if done == held_at:
+            line.recv()
 
-    told.send(float(encode(model, texts, progress=progress).states(2).sum()))
+    line.send(float(encode(model, texts, progress=progress).states(2).sum()))
 
 
-def start_encoder(home: Path, pause: float = 0.0):
-    ours, theirs = Pipe(duplex=False)
-    process = start(encode_sixty, home, theirs, pause)
+def start_encoder(home: Path, *, held_at: int | None = None):
+    """A process that encodes, and its line; there it waits for a word when so many are done."""
+    ours, theirs = Pipe()
+    process = start(encode_sixty, home, theirs, held_at)
     theirs.close()
     return process, ours
 
 
-def heard(process, told: Connection) -> list[float]:
+def heard(process, line: Connection) -> list[float]:
     """How many texts were done, time after time, and a sum of their states."""
     said = []
     with suppress(EOFError):
         while True:
-            said.append(told.recv())
+            said.append(line.recv())
     process.join()
     assert process.exitcode == 0
     return said
 
 
 def test_a_killed_process_leaves_whole_chunks_that_the_next_one_uses(own_home):
-    killed, told = start_encoder(own_home, 0.02)
-    while told.recv() != 35:
+    killed, line = start_encoder(own_home, held_at=35)
+    while line.recv() != 35:
         pass
     killed.kill()
     killed.join()
@@ -172,11 +173,16 @@ def test_a_killed_process_leaves_whole_chunks_that_the_next_one_uses(own_home):
 
 
 def test_two_processes_encode_once_between_them(own_home):
-    both = [start_encoder(own_home, 0.01) for _ in range(2)]
-    said = [heard(*one) for one in both]
-    encoded = [len([done for done in steps[:-1] if done]) for steps in said]
-    assert sorted(encoded) == [6, 60]  # one encoded 60 texts, the other found 6 chunks
-    assert said[0][-1] == said[1][-1]
+    first, line = start_encoder(own_home, held_at=1)
+    assert line.recv() == 1
+    second, other = start_encoder(own_home)
+    assert other.recv() == 0  # it waits for the first
+    line.send("go on")
+    *encoded, own = heard(first, line)
+    *found, same = heard(second, other)
+    assert encoded == list(range(2, 61))
+    assert [done for done in found if done] == [10, 20, 30, 40, 50, 60]  # chunks
+    assert own == same
 
 
 def test_waiting_for_another_process_can_be_ended(monkeypatch):
@@ -208,7 +214,7 @@ def test_what_was_used_least_recently_makes_room(monkeypatch):
         encode(model, texts)
         (name,) = {path.name for path in features_folder().iterdir()} - set(names)
         names.append(name)
-        time.sleep(0.02)
+        os.utime(features_folder() / name, (len(names), len(names)))  # long ago, in this order
     first = encode(model, sets[0])  # used again: now the second is the oldest
     encode(model, sets[3])
     left = {path.name for path in features_folder().iterdir()}

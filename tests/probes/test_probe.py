@@ -1,6 +1,7 @@
 """The probe: what it reads, its fit and report, and its way to a file and back."""
 
 import json
+import os
 from dataclasses import fields, replace
 
 import numpy as np
@@ -12,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from tiny_models import make_model
 from tiny_probes import make_probe
 
-from core.data.datasets import load_dataset
+from core.data.datasets import fingerprint, load_dataset
 from core.errors import UserError
 from core.probes import training
-from core.probes.encoding import encode
+from core.probes.encoding import encode, tweet_embedding_std
 from core.probes.library import default_probes, forget, keep, kept_folder, kept_probes, probe_for
 from core.probes.probe import FEATURES, Probe, word_features
 from core.probes.training import (
@@ -30,7 +31,7 @@ from core.probes.training import (
     train_probe,
     with_layers,
 )
-from core.prompts.prompt import word_token
+from core.prompts.prompt import build_prompt, word_token
 
 TEXTS = ["good day", "terrible service, bad bad", "I love waiting", "great!", "@name awful #tag"]
 
@@ -151,7 +152,8 @@ def noise(layers: int, texts: int = 120) -> tuple[Readings, np.ndarray]:
 
 
 def test_choosing_among_many_layers_of_noise_finds_nothing():
-    readings, labels = noise(60)
+    readings, labels = noise(40)
+    readings = replace(readings, penalties=(0.01,))
     groups = np.arange(len(labels))
     splits = split(labels, groups, 5, 0)
     odds = predict_held_out(readings, labels, groups, splits, 0)
@@ -385,30 +387,66 @@ def test_what_cannot_be_trained_is_refused_before_encoding(tweets, options, word
 @pytest.mark.embedded
 @pytest.mark.parametrize(
     ("features", "least"),
-    [("logit_pair", 0.84), ("probabilities", 0.82), ("verbalizers", 0.85), ("hidden", 0.92)],
+    [("logit_pair", 0.83), ("probabilities", 0.81), ("verbalizers", 0.83), ("hidden", 0.86)],
 )
 def test_the_embedded_model_knows_the_sentiment_of_tweets(
-    embedded_home, embedded_model, features, least, monkeypatch
+    embedded_home, embedded_model, few_tweets, features, least, monkeypatch
 ):
+    """SENTITRACE_EXACT=1 trains on all tweets, and finds the default probes again."""
+    exact = os.environ.get("SENTITRACE_EXACT") == "1"
     monkeypatch.setenv("SENTITRACE_HOME", str(embedded_home))  # encoded once for all tests
+    texts = load_dataset("vader-tweets") if exact else few_tweets
     trained = train_probe(
         embedded_model,
-        load_dataset("vader-tweets"),
+        texts,
         features=features,
         dataset="vader-tweets",
         by_layer=features == "hidden",
     )
     report = trained.report
     assert report.accuracy >= least
-    assert report.n == 3432
-    assert report.majority == pytest.approx(0.683, abs=0.001)
+    assert report.n == len(texts)
+    assert report.majority == pytest.approx(0.69, abs=0.01)
     if features == "hidden":
         accuracies = [point.accuracy.value for point in report.layers]
         assert accuracies[0] < 0.8  # the middle layers know what the first does not
-        assert 10 < int(np.argmax(accuracies)) < 25
+        assert max(accuracies[10:25]) > max(accuracies[:3]) + 0.1
     for default in default_probes():
-        if default.features == features:
+        if exact and default.features == features:
             assert_same(trained, default)
+
+
+@pytest.mark.embedded
+def test_the_default_probes_are_of_this_model_and_these_tweets(
+    embedded_home, embedded_model, few_tweets, monkeypatch
+):
+    """Held against every 8th tweet, as this code reads it in this model."""
+    monkeypatch.setenv("SENTITRACE_HOME", str(embedded_home))
+    tweets = load_dataset("vader-tweets")
+    encoding = encode(embedded_model, few_tweets["text"])
+    prompts = [build_prompt(embedded_model, text) for text in tweets["text"]]
+    noise = tweet_embedding_std(embedded_model, prompts)
+    assert {probe.features for probe in default_probes()} == {"logit_pair", "hidden"}
+    for probe in default_probes():
+        assert probe.model_identity == embedded_model.identity
+        assert probe.dataset_hash == fingerprint(tweets)
+        assert probe.report.rows == tuple(tweets["row"])
+        assert probe.report.labels == tuple(tweets["label"])
+        assert probe.embedding_std == pytest.approx(noise, rel=1e-4)
+        assert probe.report.controls
+        assert len(probe.report.layers) == embedded_model.layers
+        if probe.reads == "words":
+            read = encoding.log_probs(embedded_model, ids(embedded_model, *probe.words))
+            said = probe.log_odds(read)
+        else:
+            read = encoding.states(probe.layer)
+            said = probe.log_odds_of_states(read)
+        # Fitted on all tweets; the report has those that a fit on four fifths of them foretold.
+        held_out = np.array(probe.report.log_odds)[:: len(tweets) // len(few_tweets)]
+        assert np.corrcoef(said, held_out)[0, 1] > (0.999 if probe.reads == "words" else 0.95)
+        away = (read.mean(axis=0) - probe.mean) / np.array(probe.scale)
+        assert np.abs(away).max() < 5 / np.sqrt(len(few_tweets))
+        np.testing.assert_allclose(read.std(axis=0), probe.scale, rtol=0.4)
 
 
 def assert_same(trained: Probe, default: Probe) -> None:

@@ -180,7 +180,7 @@ def check_prompt(model: Reader, tweet: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tweet=TWEETS, suffix=st.sampled_from([DEFAULT_SUFFIX, "", "ly", "\u0301", " ", "!"]))
 @example(tweet="".join(AWKWARD), suffix=DEFAULT_SUFFIX)
 @example(tweet="H\u0301", suffix="\u0301 I am feeling")
@@ -189,7 +189,7 @@ def test_every_prompt_keeps_its_promises(kind, tweet, suffix):
 
 
 @pytest.mark.embedded
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tweet=TWEETS)
 @example(tweet="".join(AWKWARD))
 def test_the_embedded_tokenizer_keeps_them_too(embedded, tweet):

@@ -10,7 +10,7 @@ import pytest
 from core.errors import UserError
 from core.server.job_queue import OUT_OF_MEMORY, UNEXPECTED, Queue
 
-PATIENCE = 10.0  # seconds until a test that hangs is called failed
+PATIENCE = 120.0  # seconds until a test that hangs is called failed
 
 
 @pytest.fixture

@@ -87,8 +87,13 @@ def test_what_is_written_may_be_read_by_those_who_may_read_other_new_files(tmp_p
     assert (tmp_path / "folder").stat().st_mode == (tmp_path / "plain folder").stat().st_mode
 
 
+def started(script: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
 from core.storage import cache
 writer = getattr(cache, sys.argv[1])
@@ -96,17 +101,14 @@ with writer(Path(sys.argv[2])) as temporary:
     target = temporary / "part" if temporary.is_dir() else temporary
     target.write_text("half")
     print("half", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
 
 
 @pytest.mark.parametrize("writer", ["write_beside", "write_folder_beside"])
 def test_a_killed_writer_leaves_only_what_can_be_removed(writer, tmp_path):
     path = tmp_path / "result"
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, writer, str(path)], stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
+    with started(KILLED, writer, str(path)) as child:
         assert child.stdout.readline() == "half\n"
         child.send_signal(signal.SIGKILL)
     assert not path.exists()
@@ -117,26 +119,23 @@ def test_a_killed_writer_leaves_only_what_can_be_removed(writer, tmp_path):
 
 
 HOLDER = """
-import sys, time
+import sys
 from core.storage.cache import lock
 with lock("setup"):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
 
 
 def test_a_lock_holds_between_processes_and_ends_with_its_holder(own_home):
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
+    with started(HOLDER) as child:
         assert child.stdout.readline() == "held\n"
         with pytest.raises(filelock.Timeout), cache.lock("setup", timeout=0.1):
             pass
         with cache.lock("another", timeout=0):
             pass
         child.send_signal(signal.SIGKILL)
-        with cache.lock("setup", timeout=30):
+        with cache.lock("setup", timeout=120):
             pass
 
 

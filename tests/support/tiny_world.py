@@ -22,6 +22,7 @@ from core.probes.training import train_probe
 SENTENCES = ("good day", "great happy day", "bad day", "awful sad hours")
 TEXTS = [f"{sentence} {i}" for i in range(10) for sentence in SENTENCES]
 RATINGS = [2.0 if i % 4 < 2 else -2.0 for i in range(len(TEXTS))]
+PATIENCE = 120.0  # seconds until a job that hangs is left alone
 WRONG = [-2.0, *RATINGS[1:3], 2.0, *RATINGS[4:]]
 """Two labels that no text tells, so that a probe has something to be wrong about."""
 
@@ -89,7 +90,7 @@ def own_queue() -> Iterator[None]:
     try:
         yield
     finally:
-        dashboard.queue().close()
-        dashboard.downloads().close()
+        dashboard.queue().close(PATIENCE)
+        dashboard.downloads().close(PATIENCE)
         st.cache_resource.clear()
         st.cache_data.clear()

@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from core.sweeps.store import open_store, sweeps
 from core.sweeps.sweep import Selection
 from core.tracing.result import TraceSettings
 from core.tracing.tracer import trace
+
+PATIENCE = 600.0  # seconds until what hangs is called failed
 
 
 @pytest.fixture(scope="module")
@@ -315,11 +319,16 @@ def folder(tmp_path: Path) -> Path:
     return save_folder(tmp_path / "model", layers=3)
 
 
-def work(id: str, folder: Path, home: Path) -> None:
+def work(id: str, folder: Path, home: Path, line: Connection | None = None) -> None:
+    """Work at a store; on a line, begin so many further batches as are allowed there."""
     os.environ["SENTITRACE_HOME"] = str(home)
-    store = open_store(id)
-    for _ in sweep.run(load_model(folder, device="cpu"), store):
-        pass
+    allowed = 0
+    for _ in sweep.run(load_model(folder, device="cpu"), open_store(id)):
+        if line is not None:
+            line.send("ready")
+            while not allowed:
+                allowed = line.recv()
+            allowed -= 1
 
 
 def test_killed_at_ten_random_moments(tmp_path, folder, monkeypatch):
@@ -328,23 +337,25 @@ def test_killed_at_ten_random_moments(tmp_path, folder, monkeypatch):
     home = tmp_path / "killed"
     _, store = made_in(folder, home, monkeypatch, tweets)
     draw = random.Random(0)
-    kills, seen = 0, {}
-    process = start(work, store.id, folder, home)
-    while kills < 10:
-        parts = len(store.finished())
-        wanted = min(parts + draw.randint(1, 3), 3 * kills + 4)
-        while len(store.finished()) < wanted and process.is_alive():
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
+    seen: dict[str, int] = {}
+    for _ in range(10):
+        line, theirs = Pipe()
+        process = start(work, store.id, folder, home, theirs)
+        theirs.close()
+        batches = draw.randint(1, 3)
+        line.send(batches)
+        for _ in range(batches):
+            assert line.recv() == "ready"
+        time.sleep(draw.uniform(0, 0.05))  # it is at the last of them, or waits after it
+        process.kill()
         process.join()
-        kills += 1
-        assert len(store.finished()) < 40
+        assert process.exitcode == -signal.SIGKILL
         now = times_of(store)
         assert now == now | seen  # what was finished is still there, and was not made again
+        assert len(seen) + batches - 1 <= len(now) <= len(seen) + batches
         seen = now
-        process = start(work, store.id, folder, home)
-    process.join(120)
+    process = start(work, store.id, folder, home)
+    process.join()
     assert process.exitcode == 0
     assert times_of(store) == times_of(store) | seen
     status = store.status()
@@ -364,13 +375,25 @@ def test_two_processes_share_a_store(tmp_path, folder, monkeypatch):
     tweets = make_tweets(30, longest=12)
     home = tmp_path / "shared"
     _, store = made_in(folder, home, monkeypatch, tweets)
-    first, second = start(work, store.id, folder, home), start(work, store.id, folder, home)
-    most = 0
-    while first.is_alive() or second.is_alive():
-        most = max(most, store.status().workers)
-        time.sleep(0.05)
-    assert (first.exitcode, second.exitcode) == (0, 0)
-    assert most == 2
+    lines, processes = [], []
+    for _ in range(2):
+        line, theirs = Pipe()
+        processes.append(start(work, store.id, folder, home, theirs))
+        theirs.close()
+        lines.append(line)
+    for line in lines:
+        assert line.recv() == "ready"
+    assert store.status().workers == 2
+    for line in lines:  # each does one batch, and then what the other leaves
+        line.send(1)
+    for line in lines:
+        assert line.recv() == "ready"
+    assert len(store.finished()) == 2
+    for line in lines:
+        line.send(1000)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(record.number for record in store) == list(range(30))
     model, alone = made_in(folder, tmp_path / "alone", monkeypatch, tweets)
     list(sweep.run(model, alone))
@@ -447,16 +470,16 @@ def test_runs_as_a_job(own_home, model, probe):
         return ((s.fraction, s) for s in sweep.run(model, store, progress=job.report))
 
     job = queue.submit("someone", work)
-    done = job.wait(60)
+    done = job.wait(PATIENCE)
     assert (done.state, done.partial.done) == ("done", 5), done
-    queue.close(5)
+    queue.close(PATIENCE)
 
 
 def test_goes_on_in_a_process_of_its_own(tmp_path, folder, monkeypatch):
     _, store = made_in(folder, tmp_path / "home", monkeypatch, make_tweets(4))
     store.start(nice=1)
     assert store.status().state == "running"  # before it has claimed anything
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while store.status().state != "done" and time.monotonic() < deadline:
         time.sleep(0.2)
     assert store.status().done == 4, (store.folder / "log.txt").read_text()

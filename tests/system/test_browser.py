@@ -1,14 +1,14 @@
-"""The dashboard in a real browser: type, run, look, stop, come back.
-
-On the embedded model where its work has to take a while, else on a tiny one.
-"""
+"""The dashboard in a real browser, on a tiny model: type, run, look, stop, come back."""
 
 import re
+import sys
 from itertools import pairwise
+from pathlib import Path
 
+import held_server
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from served import borrowed_home, browse, open_dashboard, serve
+from served import browse, open_dashboard, serve
 from tiny_world import make_home
 
 TWEET = "terrible service"
@@ -19,21 +19,27 @@ LONG_TWEET = (  # more rows than a figure shows at once
 )
 LONG = 300_000  # ms: a whole trace, on two slow cores beside other work
 
-expect.set_options(timeout=60_000)  # two slow cores; what must be seen is seen sooner
+expect.set_options(timeout=120_000)  # two slow cores; what must be seen is seen sooner
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def address(embedded_home, tmp_path_factory):
-    home = borrowed_home(embedded_home, tmp_path_factory.mktemp("browser") / "home")
-    with serve(home) as address:
-        yield address
+def home(tmp_path_factory):
+    return make_home(tmp_path_factory.mktemp("browser") / "home", layers=12)
 
 
 @pytest.fixture(scope="module")
-def tiny_address(tmp_path_factory):
-    with serve(make_home(tmp_path_factory.mktemp("tiny") / "home", layers=8)) as address:
+def address(home):
+    with serve(home, (sys.executable, held_server.__file__)) as address:
         yield address
+
+
+@pytest.fixture
+def samples(home):
+    """The file that says how many noise samples are traced until it says another number."""
+    file: Path = home / held_server.SAMPLES
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +49,9 @@ def browser(chromium):
 
 
 @pytest.fixture
-def page(browser, request):
-    real = request.node.get_closest_marker("embedded")
-    address = request.getfixturevalue("address" if real else "tiny_address")
+def page(browser, address):
     page = open_dashboard(browser, address, viewport={"width": 1440, "height": 1000})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     yield page
     page.context.close()
 
@@ -57,11 +61,23 @@ def ask(page: Page, tweet: str) -> None:
     page.get_by_role("button", name="Run trace").click()
 
 
-def one_sample(page: Page) -> None:
-    """Few and slow changes of the page, whatever the verdict says of a model of random weights."""
+def anyway(page: Page, *, samples: int = 10) -> None:
+    """Trace whatever the verdict says of a model of random weights, with 1 sample or with 10."""
     page.get_by_text("Settings", exact=True).click()
-    page.locator(".st-key-samples input").first.press("Home")
+    if samples == 1:
+        page.locator(".st-key-samples input").first.press("Home")
     page.get_by_text("Trace what fails the health check").click()
+
+
+def trace_all_cells(page: Page) -> None:
+    """Go on with a trace that is settled, until nothing is left out."""
+    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Trace all cells").click()
+    expect(page.get_by_role("button", name="Trace all cells")).to_have_count(0, timeout=LONG)
+    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+    expect(caption(page)).not_to_contain_text("wider cell")
+    for title in PANELS:  # a coarse heatmap names no layer 5
+        expect(panel(page, title).get_by_text("5", exact=True)).to_be_visible()
 
 
 def panel(page: Page, title: str):
@@ -99,7 +115,6 @@ def click_cell(page: Page, *cell) -> None:
     page.mouse.click(*cell_in(page, *cell))
 
 
-@pytest.mark.embedded
 def test_a_first_visit_shows_an_example(page):
     expect(page.get_by_text("An example, traced before.")).to_be_visible()
     for title in PANELS:
@@ -107,8 +122,9 @@ def test_a_first_visit_shows_an_example(page):
     expect(page.get_by_text("Early site at")).to_be_visible()
 
 
-@pytest.mark.embedded
-def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_place(page):
+def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_place(page, samples):
+    samples.write_text("1")
+    anyway(page)
     ask(page, TWEET)
     # The example of a first visit, of ten samples, makes way for this tweet's first one.
     expect(page.get_by_text(re.compile(r"\b1 noise sample\b")).first).to_be_visible(timeout=LONG)
@@ -116,15 +132,17 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     expect(page.get_by_role("heading", name=re.compile(r"P\(positive\)"))).to_be_visible()
     place = panel(page, "Hidden state").bounding_box()
 
-    # A further sample is drawn where the first one stood.
-    expect(page.get_by_text(re.compile(r"the mean of (?!1 )\d+ noise samples"))).to_be_visible(
-        timeout=LONG
-    )
+    # Further samples are drawn where the first one stood.
+    samples.write_text("2")
+    expect(page.get_by_text("the mean of 3 noise samples")).to_be_visible(timeout=LONG)
+    expect_panels(page)
     assert panel(page, "Hidden state").bounding_box() == place
 
     # Stop keeps what is there.
     expect(stop_button(page)).to_be_enabled()
     stop_button(page).click()
+    expect(page.get_by_text("Stopping")).to_be_visible()
+    samples.unlink()
     expect(page.get_by_text("Stopped after")).to_be_visible(timeout=LONG)
     expect(stop_button(page)).to_be_disabled()
     expect_panels(page)
@@ -139,18 +157,13 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     expect(page.get_by_label("Tweet", exact=True)).to_have_value(TWEET)
 
     # Run goes on from the samples that were done.
-    done = int(re.search(r"mean of (\d+)", before)[1])
-    assert done < 10
     page.get_by_role("button", name="Run trace").click()
     expect(page.get_by_text("the mean of 10 noise samples")).to_be_visible(timeout=LONG)
     expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
 
     # Settled, it says what it has left out, and goes on when asked.
     expect(caption(page)).to_contain_text("all layers near where a site may be")
-    page.get_by_role("button", name="Trace all cells").click()
-    expect(page.get_by_role("button", name="Trace all cells")).to_have_count(0)
-    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
-    expect(caption(page)).not_to_contain_text("wider cell")
+    trace_all_cells(page)
 
     # On a narrow screen the panels stand one below the other, each with its tokens, in the page.
     page.set_viewport_size({"width": 420, "height": 1000})
@@ -169,11 +182,12 @@ def test_typing_a_tweet_and_pressing_run_shows_three_panels_that_sharpen_in_plac
     assert "service *" in download.value.path().read_text(encoding="utf-8")
 
 
-@pytest.mark.embedded
 def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_link(page, browser):
-    ask(page, TWEET)
-    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
+    anyway(page, samples=1)
+    tweet = "a terrible service"  # one that no other test has traced to its last cell
+    ask(page, tweet)
     expect_panels(page)
+    trace_all_cells(page)
     click_cell(page, "Hidden state", "\u00b7service *", 4)
     heading = page.get_by_role("heading", name=re.compile("layer 4, Hidden state"))
     expect(heading).to_be_visible()
@@ -208,7 +222,7 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     sentences, explained = page.locator(".st-key-said").inner_text(), caption(page).inner_text()
     other = browser.new_context(viewport={"width": 1440, "height": 1000}).new_page()
     other.goto(page.url)
-    other.set_default_timeout(30_000)
+    other.set_default_timeout(120_000)
     expect(other.get_by_role("heading", name=re.compile("layer 4, Hidden"))).to_be_visible(
         timeout=LONG
     )
@@ -216,23 +230,21 @@ def test_a_cell_is_clicked_moved_shown_in_another_proxy_and_found_again_by_its_l
     expect(other.get_by_text("Done in").first).to_be_visible(timeout=LONG)
     expect(other.locator(".st-key-said")).to_have_text(sentences, use_inner_text=True)
     expect(caption(other)).to_have_text(explained, use_inner_text=True)
-    expect(other.get_by_label("Tweet", exact=True)).to_have_value(TWEET)
+    expect(other.get_by_label("Tweet", exact=True)).to_have_value(tweet)
     expect(other).to_have_url(page.url)
     other.context.close()
 
     # From the cell a person goes on to change it.
     page.get_by_role("button", name="Intervene here").click()
     expect(page.get_by_role("heading", name="Interventions", exact=True)).to_be_visible()
-    expect(page.get_by_label("Tweet", exact=True)).to_have_value(TWEET)
+    expect(page.get_by_label("Tweet", exact=True)).to_have_value(tweet)
 
 
 def test_words_in_place_of_tokens_and_shares_in_place_of_nats_redraw_the_panels_in_place(page):
-    one_sample(page)
+    anyway(page, samples=1)
     ask(page, "unbelievably terrible service")
     expect_panels(page)
-    expect(page.get_by_text("Done in")).to_be_visible(timeout=LONG)
-    for title in PANELS:  # a coarse heatmap names no layer 5
-        expect(panel(page, title).get_by_text("5", exact=True)).to_be_visible()
+    trace_all_cells(page)
     drawn = page.locator(".stVegaLiteChart:has-text('layer') svg.marks")
     expect(drawn).to_have_count(3)
     for svg in drawn.all():
@@ -258,7 +270,7 @@ def test_words_in_place_of_tokens_and_shares_in_place_of_nats_redraw_the_panels_
 
 
 def test_a_long_tweet_scrolls_in_its_figure_while_its_layers_stay_in_sight(page):
-    one_sample(page)
+    anyway(page, samples=1)
     ask(page, LONG_TWEET)
     # The title stands with the layers, above what scrolls.
     hidden = panel_of_key(page, "heatmap-hidden")
@@ -293,8 +305,8 @@ def test_a_tweet_that_cannot_be_read_gets_one_sentence(page):
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
-def test_the_dark_theme_follows_the_browser(browser, tiny_address):
-    page = open_dashboard(browser, tiny_address, color_scheme="dark")
+def test_the_dark_theme_follows_the_browser(browser, address):
+    page = open_dashboard(browser, address, color_scheme="dark")
     background = page.locator(".stApp").evaluate("node => getComputedStyle(node).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", background)[:3])) < 120
     expect(panel(page, "Hidden state")).to_be_visible(timeout=LONG)

@@ -20,7 +20,7 @@ def run_tests(**variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", BROWSER_TEST),
-            "tests/storage/test_cache.py",
+            "tests/system/test_serving.py",
         ],
         cwd=ROOT,
         env={**environment, "SENTITRACE_CHROMIUM": "/nowhere/chromium", **variables},

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,18 +212,27 @@ def test_a_package_that_is_nowhere_says_so_in_one_sentence(index, own_home, tmp_
 
 
 def test_two_set_ups_wait_for_each_other(own_home, told, monkeypatch):
-    monkeypatch.setattr(setup, "prepare_texts", lambda echo: None)
+    said, first_is_over, was_over = threading.Event(), threading.Event(), []
+
+    def echo(line: str) -> None:
+        told.append(line)
+        said.set()
+
+    monkeypatch.setattr(
+        setup, "prepare_texts", lambda echo: was_over.append(first_is_over.is_set())
+    )
     monkeypatch.setattr(setup, "prepare_embedded", lambda echo: None)
-    second = threading.Thread(target=setup.prepare, kwargs={"echo": told.append, "hub": False})
+    second = threading.Thread(target=setup.prepare, kwargs={"echo": echo, "hub": False})
     with lock("setup"):
         second.start()
-        deadline = time.monotonic() + 10
-        while not told and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        assert told == ["Another set-up is running; waiting for it ..."]
-    second.join(10)
-    assert told[1:] == [f"Everything is ready in {own_home}."]
+        assert said.wait(120)
+        first_is_over.set()
+    second.join(120)
+    assert was_over == [True]
+    assert told == [
+        "Another set-up is running; waiting for it ...",
+        f"Everything is ready in {own_home}.",
+    ]
 
 
 def test_gpt2_is_fetched_when_the_hub_answers(packages, own_home, told, tmp_path, monkeypatch):
