@@ -5,6 +5,7 @@
 # make lowest  the tests of the library with the lowest versions that it takes
 # make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
+# make docs   the documents as a site, in build/docs; make gallery draws its figures again
 # make screenshots  take the pictures of the documentation again
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test browser check check-static audit coverage lowest figures screenshots format bench bench-peers lock clean
+.PHONY: help run setup test browser check check-static audit coverage lowest figures docs gallery screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -86,6 +87,13 @@ lowest: $(VENV)/.created
 # FIGURES_OPTIONS go to `python -m core figures`: FIGURES_OPTIONS="--columns one --font serif".
 figures: setup
 	$(BIN)/python -m core figures $(if $(MODEL),--model $(MODEL)) $(FIGURES_OPTIONS)
+
+docs: $(VENV)/.dev-installed
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "The site is in build/docs: open build/docs/index.html."
+
+gallery: $(VENV)/.dev-installed setup
+	PYTHONPATH=tests/support $(BIN)/python tests/support/gallery.py
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/support/screenshots.py

@@ -59,6 +59,9 @@ def readable_texts(
         suffix: what stands after each text.
         most: tokens that a prompt may have, where that is less than the model reads.
 
+    Returns:
+        The rows that are left, and why the others are not.
+
     Raises:
         ValueError: there is no text that the model can read.
     """

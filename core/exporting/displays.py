@@ -83,7 +83,14 @@ class Display:
 
 @singledispatch
 def display_of(result: object) -> Display:
-    """What is shown of a result, by its class."""
+    """What is shown of a result, by its class: its figure, table, sentences and settings.
+
+    Args:
+        result: a trace, an average, the report of a probe or the outcome of an intervention.
+
+    Raises:
+        UserError: it is none of these.
+    """
     raise UserError(
         f"A {type(result).__name__} cannot be shown; show a trace, an average, the report of a "
         "probe or the outcome of an intervention."

@@ -153,8 +153,18 @@ def export_figure(
 ) -> Path:
     """Save a chart in the form that the file's ending names; the file is whole or not there.
 
+    Args:
+        chart: of Altair, as `figure()` of a result gives one.
+        path: ends in .png (at twice the size), .svg, .pdf, .html or .json (Vega-Lite).
+        paper: dress it for a paper.
+        recipe: JSON that the file is to hold, by which `core.commands.recipes` makes it again.
+
+    Returns:
+        The file's path.
+
     Raises:
-        ValueError: the ending is none of .png (at twice the size), .svg, .pdf, .html, .json.
+        UserError: the ending names no form.
+        NotDrawn: the drawing library broke off.
     """
     path = Path(path)
     form = path.suffix.lower().removeprefix(".")

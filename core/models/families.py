@@ -31,27 +31,27 @@ class Family:
 
     blocks: str
     final_norm: str
-    attn: str  # inside a block: the module whose output attention adds to the residual stream
+    attn: str  #: inside a block: the module whose output attention adds to the residual stream
     mlp: str
-    heads_out: str  # inside a block: the linear map from all heads' mixed values, at its end
-    mlp_out: str | None  # and from the inner activations; None: each expert has one of its own
-    position_table: str | None = None  # learned positions, added to the embeddings
-    first_position: int = 0  # row of the position table that the first token gets
-    rotary: str | None = None  # rotary positions, given to every block
-    rotary_by_kind: bool = False  # they differ between the kinds of layer that the config names
-    takes_positions: bool = False  # a block is given the positions themselves
-    alibi: bool | None = None  # a block asks what ALiBi adds to the scores; False: told, nothing
+    heads_out: str  #: inside a block: the linear map from all heads' mixed values, at its end
+    mlp_out: str | None  #: and from the inner activations; None: each expert has one of its own
+    position_table: str | None = None  #: learned positions, added to the embeddings
+    first_position: int = 0  #: row of the position table that the first token gets
+    rotary: str | None = None  #: rotary positions, given to every block
+    rotary_by_kind: bool = False  #: they differ between the kinds of layer that the config names
+    takes_positions: bool = False  #: a block is given the positions themselves
+    alibi: bool | None = None  #: a block asks what ALiBi adds to the scores; False: told, nothing
     cache_argument: str = "past_key_values"
-    attention: Literal["sdpa", "eager"] = "sdpa"  # the quickest that transformers has for it
-    attention_in_float32: bool = False  # whatever the weights are in
-    window_everywhere: bool = False  # a sliding window, where the config has one, is that of all
-    adds_in_place: bool = False  # a block writes sums into what its modules gave
-    embedding_norm: str | None = None  # before the first block
-    named_embedding_factor: str | None = None  # of the embeddings, before the first block
-    named_contribution_factor: str | None = None  # of what `attn` and `mlp` give
+    attention: Literal["sdpa", "eager"] = "sdpa"  #: the quickest that transformers has for it
+    attention_in_float32: bool = False  #: whatever the weights are in
+    window_everywhere: bool = False  #: a sliding window, where the config has one, is that of all
+    adds_in_place: bool = False  #: a block writes sums into what its modules gave
+    embedding_norm: str | None = None  #: before the first block
+    named_embedding_factor: str | None = None  #: of the embeddings, before the first block
+    named_contribution_factor: str | None = None  #: of what `attn` and `mlp` give
     named_logit_factor: str | None = None
     named_logit_divisor: str | None = None
-    named_logit_cap: str | None = None  # c tanh(logit / c)
+    named_logit_cap: str | None = None  #: c tanh(logit / c)
 
 
 _LLAMA = Family(

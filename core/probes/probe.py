@@ -60,25 +60,25 @@ class Probe:
     "words") or the last position's residual stream after block `layer` (`reads` is "states").
     """
 
-    features: str  # as asked for, see `FEATURES`
+    features: str  #: as asked for, see `FEATURES`
     model_name: str
     model_identity: str
     suffix: str
     words_positive: tuple[str, ...]
     words_negative: tuple[str, ...]
-    layer: int | None  # 0-based; None when it reads words
-    mean: tuple[Finite, ...]  # of the features, subtracted before they are divided by `scale`
+    layer: int | None  #: 0-based; None when it reads words
+    mean: tuple[Finite, ...]  #: of the features, subtracted before they are divided by `scale`
     scale: tuple[Positive, ...]
     coefficients: tuple[Finite, ...]
     intercept: Finite
     report: Report
     dataset: str
     dataset_hash: str
-    embedding_std: Positive  # of the input embeddings of the data set's tweet tokens
+    embedding_std: Positive  #: of the input embeddings of the data set's tweet tokens
     seed: int
-    penalty: Positive = 1.0  # scikit-learn's C
-    name: str = ""  # that a person gave it
-    read_as: str = ""  # of a person's own data: from which columns, and what the labels mean
+    penalty: Positive = 1.0  #: scikit-learn's C
+    name: str = ""  #: that a person gave it
+    read_as: str = ""  #: of a person's own data: from which columns, and what the labels mean
     model_revision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     format: Literal[2] = FORMAT

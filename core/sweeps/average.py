@@ -229,7 +229,22 @@ def average_by(
 
 
 def average_effects(results: Iterable[TraceResult | Record], **options: Any) -> pd.DataFrame:
-    """The table of `average`: kind, layer, role, mean, lower, upper, n, peak_share, trivial."""
+    """The table of an average: the indirect effect of each kind, layer and role of a token.
+
+    Args:
+        results: one a tweet, of one model and one probe, traced with the same settings.
+        options: as of `core.sweeps.average.average`.
+
+    Returns:
+        One row a cell, with kind, layer, role, mean, lower and upper (95% interval over tweets, in
+        proxy units, or shares of the total effect where `normalised`), n (tweets that have the
+        role), peak_share and trivial.
+
+    Raises:
+        UserError: there is no result, or they do not measure the same.
+
+    Source: the average indirect effect of Meng et al. 2022.
+    """
     return average(results, **options).frame
 
 

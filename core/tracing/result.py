@@ -225,9 +225,9 @@ class Reads:
     a probe of states, its log-odds.
     """
 
-    clean: Array  # (C,)
-    corrupted: Array  # (S, C)
-    restored: dict[Kind, Array]  # each (S, L, T, C)
+    clean: Array  #: (C,)
+    corrupted: Array  #: (S, C)
+    restored: dict[Kind, Array]  #: each (S, L, T, C)
     total: Array = field(default_factory=lambda: np.empty((0, 0)))
     """(N, C) of the corrupted runs of the total effect, the cells' S first; empty: there are no
     others."""
@@ -273,19 +273,24 @@ class Reads:
 
 @dataclass(frozen=True)
 class TraceResult(Shown):
-    """What a trace found after some noise samples. Axes: (sample, layer, position)."""
+    """What a trace found after some noise samples.
+
+    Axes are (sample, layer, position). S is the samples that the cells rest on, N those of the
+    total effect, L the layers and T the tokens of the prompt. Effects are in units of the proxy
+    that the settings name.
+    """
 
     prompt: Prompt
     probe: Probe
     settings: TraceSettings
     model_name: str
     model_identity: str
-    corrupted_span: tuple[int, ...]  # positions
-    window: int  # layers
-    noise: float  # standard deviation of the noise, in embedding units
+    corrupted_span: tuple[int, ...]  #: positions
+    window: int  #: layers
+    noise: float  #: standard deviation of the noise, in embedding units
     reads: Reads
-    seconds: float  # of this computation; samples that were kept from an earlier one cost nothing
-    alignment: Alignment | None = None  # with a counterfactual of another number of tokens
+    seconds: float  #: of this computation; samples that were kept from an earlier one cost nothing
+    alignment: Alignment | None = None  #: with a counterfactual of another number of tokens
 
     @property
     def tokens(self) -> tuple[str, ...]:

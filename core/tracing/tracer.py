@@ -54,7 +54,22 @@ def trace(
     memory: int | None = None,
     progress: Told | None = None,
 ) -> TraceResult:
-    """Trace one tweet with all its noise samples; see `trace_progressively`."""
+    """Trace one tweet with all its noise samples.
+
+    Args:
+        model, probe, text, settings, keep, memory, progress: as of `trace_progressively`.
+
+    Returns:
+        For each kind of site an effect a cell, `effects[kind]` of shape (layers, positions), with
+        the samples behind it, `sample_effects[kind]` of shape (samples, layers, positions), in
+        units of the proxy.
+
+    Raises:
+        UserError: a tweet, span or probe that cannot be used, or a device too small for it.
+        EngineError: the self-check failed.
+
+    Source: causal tracing, Meng et al. 2022, section 2 and appendix B.
+    """
     partial = trace_progressively(
         model, probe, text, settings, keep=keep, memory=memory, progress=progress
     )
