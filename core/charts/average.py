@@ -564,7 +564,7 @@ def unit_of(average: Average) -> str:
 
 def caption_of(average: Average, what: str = "A cell") -> str:
     """What is drawn, its unit, how many tweets it rests on, and with which settings."""
-    from ..sweeps.average import INTERVALS, TOWARDS
+    from ..sweeps.average import TOWARDS
 
     about = average.about
     low, high = about["samples"]
@@ -574,11 +574,13 @@ def caption_of(average: Average, what: str = "A cell") -> str:
     done = "of the corrupted run is restored to its clean activation"
     if about["direction"] == "corrupt":
         done = "of the clean run is replaced by its corrupted activation (a loss)"
+    units = "tweets" if about.get("pairs") is None else "pairs"
+    several = ", and pairs of one tweet" if about.get("pairs") not in (None, about["n"]) else ""
     said = [
-        f"{what} is the mean over tweets of the change in {_measured(average)} when one site {done}"
-        f", counted {TOWARDS[about['towards']]}; {about['n']:,} tweets, {samples} each, tokens of "
-        "one role in a tweet averaged first.",
-        f"Intervals: {INTERVALS[about['interval']]}.",
+        f"{what} is the mean over {units} of the change in {_measured(average)} when one site "
+        f"{done}, counted {TOWARDS[about['towards']]}; {average.counted}, {samples} each, tokens "
+        f"of one role in a tweet averaged first{several}.",
+        f"Intervals: {average.intervals}.",
     ]
     windowed = [KINDS[kind] for kind in about["kinds"] if kind != "hidden"]
     if windowed:

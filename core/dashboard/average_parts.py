@@ -137,6 +137,6 @@ def interval_line(average: Average) -> str:
     if total.lower != total.lower:
         return "One tweet gives no interval."
     return (
-        f"95% interval {signed(total.lower)} to {signed(total.upper)}, n = {average.n:,} tweets, "
+        f"95% interval {signed(total.lower)} to {signed(total.upper)}, {average.counted}, "
         f"{PROXIES[average.about['proxy']]}"
     )

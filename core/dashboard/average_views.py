@@ -324,11 +324,11 @@ def _precision(found: Study) -> None:
         more = average.more_tweets(wanted, kind, layer, role)
         if more:
             st.markdown(
-                f"It is known to \u00b1 {now:.3g} now, from {average.n:,} tweets. About "
+                f"It is known to \u00b1 {now:.3g} now, from {average.counted}. About "
                 f"**{more:,} more tweets** give \u00b1 {wanted:.3g}."
             )
         else:
-            st.markdown(f"It is known to \u00b1 {now:.3g} already, from {average.n:,} tweets.")
+            st.markdown(f"It is known to \u00b1 {now:.3g} already, from {average.counted}.")
         st.caption(
             "Intervals shrink with the square root of the number of tweets; the estimate is from "
             "the spread between the tweets so far. More noise samples per tweet would hardly help."

@@ -232,7 +232,7 @@ def heatmaps(found: Study) -> None:
         st.caption(f"change in {plain(unit)}")
         show_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
     kind_panels(frame, titles, end, unit, "average:heatmap")
-    title = f"{average.about['model']}, {average.n:,} tweets"
+    title = f"{average.about['model']}, {average.counted}"
     save_below(
         "average",
         charts={

@@ -75,6 +75,9 @@ IDS = ("pair_id", "batch_id", "original_id", "pair", "pair_idx", "pairid")
 IS_ORIGINAL = ("is_original", "original", "is_counterfactual", "is_edit")
 """Names of a column that says of each row whether it was edited; else the first row was not."""
 
+PAIRED = ("counterfactual", "counterfactual_label")
+"""The columns that pairs have and single texts have not."""
+
 MADE = ("edit", "before", "after", "same_length")
 """Columns that pairs made of single texts have besides (`core.probes.turned_pairs`)."""
 

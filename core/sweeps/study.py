@@ -46,7 +46,11 @@ class Options:
     )
     interval: Interval = described("bootstrap", "How 95% intervals over tweets are computed.")
     normalised: bool = described(False, "As shares of the total effect.")
-    proxy: Proxy = described("log_odds", "The number whose change is the effect.")
+    proxy: Proxy | None = described(
+        None,
+        "The number whose change is the effect.",
+        unset="log_odds; of pairs log_ratio",
+    )
     towards: Towards = described("prediction", "The side towards which effects count.")
 
 

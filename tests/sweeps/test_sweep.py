@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from processes import start
 from tiny_models import make_model, save_folder
 from tiny_probes import make_probe
-from tiny_sweeps import assert_equal, made_in, make_tweets, reads_of, times_of
+from tiny_sweeps import PAIRS, as_pairs, assert_equal, made_in, make_tweets, reads_of, times_of
 
 from core.errors import UserError
 from core.models import cpu_kernels
@@ -315,56 +317,68 @@ def folder(tmp_path: Path) -> Path:
     return save_folder(tmp_path / "model", layers=3)
 
 
-def work(id: str, folder: Path, home: Path) -> None:
+def work(ids: Sequence[str], folder: Path, home: Path) -> None:
     os.environ["SENTITRACE_HOME"] = str(home)
-    store = open_store(id)
-    for _ in sweep.run(load_model(folder, device="cpu"), store):
+    model = load_model(folder, device="cpu")
+    # A batch of each in turn.
+    for _ in zip_longest(*(sweep.run(model, open_store(id)) for id in ids)):
         pass
 
 
+def both_made_in(folder: Path, home: Path, monkeypatch, tweets: pd.DataFrame):
+    """The model, and the sweeps of the tweets by noise and of as many pairs."""
+    model, noise = made_in(folder, home, monkeypatch, tweets)
+    return model, [noise, made_in(folder, home, monkeypatch, as_pairs(tweets), PAIRS)[1]]
+
+
 def test_killed_at_ten_random_moments(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)  # 40 batches
-    tweets = make_tweets(40)
+    monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)  # 26 batches
+    tweets = make_tweets(26)
     home = tmp_path / "killed"
-    _, store = made_in(folder, home, monkeypatch, tweets)
+    _, killed = both_made_in(folder, home, monkeypatch, tweets)
+    ids = [store.id for store in killed]
+    store = killed[1]  # the last one to get a batch done
     draw = random.Random(0)
-    kills, seen = 0, {}
-    process = start(work, store.id, folder, home)
+    kills, seen = 0, [{}, {}]
+    process = start(work, ids, folder, home)
     while kills < 10:
         parts = len(store.finished())
-        wanted = min(parts + draw.randint(1, 3), 3 * kills + 4)
+        wanted = min(parts + draw.randint(1, 2), 2 * kills + 4)
         while len(store.finished()) < wanted and process.is_alive():
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
-        assert len(store.finished()) < 40
-        now = times_of(store)
-        assert now == now | seen  # what was finished is still there, and was not made again
-        seen = now
-        process = start(work, store.id, folder, home)
+        assert len(store.finished()) < 26
+        for each, before in zip(killed, seen, strict=True):
+            now = times_of(each)
+            assert now == now | before  # what was finished is still there, and was not made again
+        seen = [times_of(each) for each in killed]
+        process = start(work, ids, folder, home)
     process.join(120)
     assert process.exitcode == 0
-    assert times_of(store) == times_of(store) | seen
-    status = store.status()
-    assert (status.state, status.done, status.failed, status.workers) == ("done", 40, 0, 0)
-    numbers = [record.number for record in store]
-    assert sorted(numbers) == list(range(40))  # each once
+    for each, before in zip(killed, seen, strict=True):
+        assert times_of(each) == times_of(each) | before
+        status = each.status()
+        assert (status.state, status.done, status.failed, status.workers) == ("done", 26, 0, 0)
+        numbers = [record.number for record in each]
+        assert sorted(numbers) == list(range(26))  # each once
 
-    model, undisturbed = made_in(folder, tmp_path / "undisturbed", monkeypatch, tweets)
-    assert undisturbed.id == store.id
-    *_, last = sweep.run(model, undisturbed)
-    assert last.done == 40
-    assert_equal(store, undisturbed)
+    model, undisturbed = both_made_in(folder, tmp_path / "undisturbed", monkeypatch, tweets)
+    for each, alone in zip(killed, undisturbed, strict=True):
+        assert alone.id == each.id
+        *_, last = sweep.run(model, alone)
+        assert last.done == 26
+        assert_equal(each, alone)
 
 
 def test_two_processes_share_a_store(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)
     tweets = make_tweets(30, longest=12)
     home = tmp_path / "shared"
-    _, store = made_in(folder, home, monkeypatch, tweets)
-    first, second = start(work, store.id, folder, home), start(work, store.id, folder, home)
+    _, store = made_in(folder, home, monkeypatch, as_pairs(tweets), PAIRS)
+    first, second = start(work, [store.id], folder, home), start(work, [store.id], folder, home)
     most = 0
     while first.is_alive() or second.is_alive():
         most = max(most, store.status().workers)
@@ -372,7 +386,7 @@ def test_two_processes_share_a_store(tmp_path, folder, monkeypatch):
     assert (first.exitcode, second.exitcode) == (0, 0)
     assert most == 2
     assert sorted(record.number for record in store) == list(range(30))
-    model, alone = made_in(folder, tmp_path / "alone", monkeypatch, tweets)
+    model, alone = made_in(folder, tmp_path / "alone", monkeypatch, as_pairs(tweets), PAIRS)
     list(sweep.run(model, alone))
     assert_equal(store, alone)
 
