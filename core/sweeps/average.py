@@ -671,6 +671,7 @@ class _Sums:
             "corrupt": settings.corrupt if isinstance(settings.corrupt, str) else "positions",
             "direction": settings.direction,
             "severed": settings.severed,
+            "edited": settings.edited,
             "seed": settings.seed,
             "roles": self.scheme,
             "interval": interval,

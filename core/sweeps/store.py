@@ -425,8 +425,8 @@ class Store:
         if PAIRED[0] not in plan:
             return {}
         traced = plan["batch"].isin(batches) & ~plan["number"].isin(self.failures()["number"])
-        counts: dict[str, int] = plan.loc[traced, "text"].str.strip().value_counts().to_dict()
-        return counts
+        counts = plan.loc[traced, "text"].str.strip().value_counts()
+        return {str(text): int(count) for text, count in counts.items()}
 
     def _records(self, batch: int) -> Iterator[Record]:
         import pyarrow as pa
