@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from .saving import Charts, Tables
 
 
+CLAIM_BADGES = {
+    "supported": ("Supported", "green", ":material/check:"),
+    "contradicted": ("Contradicted", "orange", ":material/close:"),
+    "inconclusive": ("Inconclusive", "gray", ":material/question_mark:"),
+}
+"""Of each verdict: what it is called, its colour and its icon."""
+
+
 def totals_frame(found: Study) -> pd.DataFrame:
     """The average total effect of all tweets and of every group: group, mean, lower, upper, n."""
     import pandas as pd

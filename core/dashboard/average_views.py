@@ -31,6 +31,7 @@ from .average_parts import (
 from .average_peaks import single_tweets
 from .averaging import averaging, show_claim
 from .charts import show_chart
+from .noise_and_pairs import noise_and_pairs
 from .saving import downloads
 from .sweeping import title_of
 
@@ -43,6 +44,7 @@ VIEWS = {
     "label": "Positive and negative",
     "length": "Short and long",
     "sweeps": "Two sweeps",
+    "corruptions": "Noise and pairs",
     "punctuation": "Punctuation",
     "precision": "Precision",
 }
@@ -60,6 +62,7 @@ def view(found: Study, store: Store | None, stores: list[Store], options: Option
         "label": partial(_label, found),
         "length": partial(_length, found),
         "sweeps": partial(_sweeps, found, store, stores, options),
+        "corruptions": partial(noise_and_pairs, store, stores, options),
         "punctuation": partial(punctuation_test, found, store),
         "precision": partial(_precision, found),
     }

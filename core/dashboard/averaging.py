@@ -23,6 +23,7 @@ from ..tracing.result import PROXIES
 from ..tracing.view import KINDS
 from . import follow, job, plain, start, theme
 from .average_parts import (
+    CLAIM_BADGES,
     interval_line,
     kind_panels,
     save_below,
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 FILE = ASSETS / "average-smollm2.json"
 SCHEMES: dict[Scheme, str] = {"tweet": "Parts of a tweet", "paper": "The six of Meng et al."}
-BADGES = {
-    "supported": ("Supported", "green", ":material/check:"),
-    "contradicted": ("Contradicted", "orange", ":material/close:"),
-    "inconclusive": ("Inconclusive", "gray", ":material/question_mark:"),
-}
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -214,7 +210,7 @@ def finding(found: Study, store: Store | None) -> None:
 
 def show_claim(claim: words.Claim) -> None:
     """A verdict, what it is about, and the numbers."""
-    label, colour, icon = BADGES[claim.verdict]
+    label, colour, icon = CLAIM_BADGES[claim.verdict]
     with st.container(horizontal=True, gap="small", vertical_alignment="top"):
         with st.container(width=92):
             st.badge(label, icon=icon, color=cast("Any", colour))

@@ -24,6 +24,7 @@ from core.dashboard import (
     follow_ups,
     intervening,
     models_on_disk,
+    noise_and_pairs,
     open_settings,
     pairs_choice,
     probing,
@@ -180,6 +181,7 @@ OF_VISITORS = [name for name, (limited, _) in WORKS.items() if limited != {"mode
 
 WITHOUT_A_MODEL = {
     "averaging.averaging": lambda: averaging.averaging(None, Options()),
+    "noise_and_pairs.averaging_both": lambda: noise_and_pairs.averaging_both(None, None, Options()),
     "comparing_averages.averaging": lambda: comparing_averages.averaging([], share=False),
     "data_choice.fetching": lambda: data_choice.fetching("owner/name", "train"),
     "open_settings.fetching": lambda: open_settings.fetching("https://files.example/settings.json"),

@@ -18,13 +18,15 @@ from tiny_sweeps import as_pairs
 from tiny_world import keep_model, keep_tweets, own_queue
 
 from core import dashboard
-from core.dashboard import average_views, averaging, sweeping
+from core.dashboard import average_views, averaging, noise_and_pairs, sweeping
 from core.data.datasets import load_dataset
 from core.models.loading import load_model
 from core.prompts.counterfactuals import EDITS
-from core.sweeps import study, sweep
+from core.sweeps import study, sweep, two_corruptions
+from core.sweeps.average import average
 from core.sweeps.store import Store, sweeps
 from core.sweeps.sweep import Selection
+from core.sweeps.two_corruptions import TwoCorruptions
 from core.tracing.result import TraceSettings
 
 PATIENCE = 240.0  # seconds until what hangs is called failed
@@ -57,7 +59,14 @@ def open_page(**query: str) -> AppTest:
 
 def settled(page: AppTest) -> AppTest:
     """The page once its background work is over."""
-    slots = ("job:sweep", "job:average", "job:average:other", "job:punctuation", "job:pairs")
+    slots = (
+        "job:sweep",
+        "job:average",
+        "job:average:other",
+        "job:punctuation",
+        "job:pairs",
+        "job:average:corruptions",
+    )
     for _ in range(4):
         jobs = [page.session_state[slot] for slot in slots if slot in page.session_state]
         for job in jobs:
@@ -299,7 +308,9 @@ def test_the_two_files_of_a_contrast_set_are_read_together():
 def test_what_a_file_of_pairs_leaves_open_is_asked():
     page = over_pairs(open_page(), "file")
     rows = [("good day", "bad day", "up"), ("bad day", "good day", "down")]
-    content = "\n".join(json.dumps(dict(zip(("one", "two", "felt"), row))) for row in rows)
+    content = "\n".join(
+        json.dumps(dict(zip(("one", "two", "felt"), row, strict=True))) for row in rows
+    )
     page.file_uploader("pairs:upload").upload("mine.jsonl", content.encode(), "").run()
     assert "name the two columns of texts" in said(page)
     assert page.button("sweep:start").disabled
@@ -335,6 +346,44 @@ def test_a_sweep_over_pairs_is_shown_in_the_logit_difference_and_leads_to_its_pa
         query = {k: v[0] for k, v in parse_qs(urlsplit(row["trace"]).query).items()}
         asked = (query["tweet"], query["how"], query["other"], query["edited"])
         assert asked == (row["tweet"], "counterfactual", row["other"], "all")
+
+
+def test_noise_and_pairs_stand_side_by_side():
+    model, tweets = load_model("gpt2"), load_dataset("vader-tweets")[:24]
+    noise = make_store(24, tweets=tweets)
+    page = look(open_page(sweep=noise.id), "corruptions")
+    assert "There is no sweep over pairs of this model yet" in said(page)
+    settings = TraceSettings(corruption="counterfactual")
+    pairs = sweep.create(model, make_probe(model), as_pairs(tweets), settings, data="mine")
+    list(sweep.run(model, pairs))
+    for store, proxy in ((noise, "log_odds"), (pairs, "log_ratio")):
+        expected = TwoCorruptions(
+            *(average(each, normalised=True, proxy=proxy) for each in (noise, pairs))
+        )
+        page = look(open_page(sweep=store.id), "corruptions")
+        assert not page.exception
+        assert not page.error
+        assert expected.sentences()[0] in said(page)
+        for site in expected.sites:
+            assert site.where[1:] in said(page)
+        assert titles(page).count("MLP") == 4
+
+
+def test_the_two_averages_that_come_along_are_shown(monkeypatch, tmp_path):
+    study.save(study.study(list(records(40))), averaging.FILE)
+    page = look(open_page(), "corruptions")
+    assert "The example has no average over pairs" in said(page)
+    model, tweets = load_model("gpt2"), load_dataset("vader-tweets")[:12]
+    settings = TraceSettings(corruption="counterfactual")
+    stores = [make_store(12, tweets=tweets)]
+    stores.append(sweep.create(model, make_probe(model), as_pairs(tweets), settings))
+    list(sweep.run(model, stores[1]))
+    found = TwoCorruptions(*(average(s, normalised=True, proxy="log_ratio") for s in stores))
+    monkeypatch.setattr(noise_and_pairs, "FILE", two_corruptions.save(found, tmp_path / "two.json"))
+    page = open_page()
+    page.selectbox("average:shown").set_value("example").run()
+    look(page, "corruptions")
+    assert found.sentences()[0] in said(page)
 
 
 # --- watching and holding ------------------------------------------------------------------------
