@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from .commands.average import average
+from .commands.corruptions import corruptions
 from .commands.export import export, figures
 from .commands.interventions import ablate, edit, steer
 from .commands.models import models, setup
@@ -33,6 +34,7 @@ for command in (
     models,
     probe,
     pairs,
+    corruptions,
     trace,
     sweep,
     average,

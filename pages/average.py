@@ -3,7 +3,14 @@
 import streamlit as st
 
 from core import dashboard
-from core.dashboard import average_views, averaging, data_choice, probing, sweeping
+from core.dashboard import (
+    average_views,
+    averaging,
+    data_choice,
+    pairs_choice,
+    probing,
+    sweeping,
+)
 from core.errors import UserError
 from core.sweeps.store import Store
 
@@ -31,10 +38,14 @@ def begin(*, first: bool) -> None:
             model = dashboard.model_choice()
             probe = probing.probe_choice(model)
         with left:
-            data = data_choice.data_choice()
+            over = dashboard.switch("Sweep over", sweeping.OVER, "sweep:over")
+            if over == "pairs":
+                data = pairs_choice.pairs_choice(model, probe)
+            else:
+                data = data_choice.data_choice()
         asked, mistake = None, ""
         try:
-            asked = sweeping.sweep_choice()
+            asked = sweeping.sweep_choice(over)
         except UserError as error:
             mistake = str(error)
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
@@ -83,7 +94,7 @@ def show(stores: list[Store]) -> None:
         found = averaging.example()
     else:
         with right:
-            options = averaging.options_choice()
+            options = averaging.options_choice(store)
         found = averaging.study_of(store, options)
     if found is None:
         return

@@ -187,13 +187,15 @@ def heatmap_figure(
     caption: str = "",
     theme: Theme = "light",
     panel_width: int = 300,
+    end: float | None = None,
 ) -> alt.VConcatChart:
     """A panel for each kind, on one scale, with title, caption and legend: one figure for a file.
 
     Args:
         frame: as for `heatmap`.
+        end: where the colour scale ends; by default where the frame's effects do.
     """
-    end = effect_end(frame)
+    end = effect_end(frame) if end is None else end
     kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
     panels = [
         heatmap(
@@ -214,6 +216,54 @@ def heatmap_figure(
         spacing=16,
     )
     return style.framed(whole, title, caption, width=panel_width * len(kinds) + 200, theme=theme)
+
+
+def agreement(
+    frame: pd.DataFrame,
+    kind: str,
+    *,
+    titles: Mapping[str, str],
+    theme: Theme = "light",
+    title: str | None = None,
+) -> alt.LayerChart:
+    """By which of two corruptions each cell of one kind is significant: roles down, layers across.
+
+    Args:
+        frame: kind, layer, role, significant, trivial, and noise and pairs, the mean effects as
+            shares, as `TwoCorruptions.cells` has them.
+        titles: what the roles are called, in the order in which they stand.
+    """
+    rows = frame[(frame["kind"] == kind) & ~frame["trivial"]]
+    shown = rows.assign(title=rows["role"].map(dict(titles)))
+    dark = theme == "dark"
+    colours = {
+        "both": COLOURS["punctuation"][dark],
+        "noise only": style.ORANGE[theme],
+        "pairs only": style.BLUE[theme],
+        "neither": "rgba(128, 128, 128, 0.12)",
+    }
+    layers = sorted(frame["layer"].unique().tolist())
+    base = alt.Chart(shown[["title", "layer", "significant", "noise", "pairs"]])
+    drawn = base.mark_rect().encode(
+        alt.X("layer:O").scale(domain=layers).axis(**_layer_axis(layers)),
+        alt.Y("title:N")
+        .scale(domain=list(titles.values()))
+        .axis(**style.named_rows(labelLimit=ROLE_LIMIT)),
+        alt.Color("significant:N")
+        .scale(domain=list(colours), range=list(colours.values()))
+        .legend(orient="bottom", title="significant by", columns=4, symbolType="square"),
+        tooltip=[
+            alt.Tooltip("title:N", title="role"),
+            alt.Tooltip("layer:Q", title="layer"),
+            alt.Tooltip("significant:N", title="significant by"),
+            alt.Tooltip("noise:Q", title="noise, share", format="+.1%"),
+            alt.Tooltip("pairs:Q", title="pairs, share", format="+.1%"),
+        ],
+    )
+    chart = alt.LayerChart(layer=[drawn], height=ROW * len(titles))
+    if title:
+        chart.title = style.panel_title(title)
+    return _placed(chart)
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -564,7 +614,7 @@ def unit_of(average: Average) -> str:
 
 def caption_of(average: Average, what: str = "A cell") -> str:
     """What is drawn, its unit, how many tweets it rests on, and with which settings."""
-    from ..sweeps.average import INTERVALS, TOWARDS
+    from ..sweeps.average import TOWARDS
 
     about = average.about
     low, high = about["samples"]
@@ -574,11 +624,13 @@ def caption_of(average: Average, what: str = "A cell") -> str:
     done = "of the corrupted run is restored to its clean activation"
     if about["direction"] == "corrupt":
         done = "of the clean run is replaced by its corrupted activation (a loss)"
+    units = "tweets" if about.get("pairs") is None else "pairs"
+    several = ", and pairs of one tweet" if about.get("pairs") not in (None, about["n"]) else ""
     said = [
-        f"{what} is the mean over tweets of the change in {_measured(average)} when one site {done}"
-        f", counted {TOWARDS[about['towards']]}; {about['n']:,} tweets, {samples} each, tokens of "
-        "one role in a tweet averaged first.",
-        f"Intervals: {INTERVALS[about['interval']]}.",
+        f"{what} is the mean over {units} of the change in {_measured(average)} when one site "
+        f"{done}, counted {TOWARDS[about['towards']]}; {average.counted}, {samples} each, tokens "
+        f"of one role in a tweet averaged first{several}.",
+        f"Intervals: {average.intervals}.",
     ]
     windowed = [KINDS[kind] for kind in about["kinds"] if kind != "hidden"]
     if windowed:

@@ -99,7 +99,7 @@ def average(
 def _print(found: Average) -> None:
     from ..patching.sites import Kind
     from ..sweeps import average_findings as words
-    from ..sweeps.average import INTERVALS, TOWARDS
+    from ..sweeps.average import TOWARDS
     from ..tracing.view import KINDS, ordinal
 
     about = found.about
@@ -107,7 +107,7 @@ def _print(found: Average) -> None:
     some = f", every {ordinal(about['every'])} traced" if about["every"] > 1 else ""
     click.echo(f"Model     {about['model']}, {about['layers']} layers{some}")
     click.echo(f"Effects   {about['unit']}, {TOWARDS[about['towards']]}")
-    click.echo(f"Intervals {INTERVALS[about['interval']]}")
+    click.echo(f"Intervals {found.intervals}")
     click.echo(f"\n{said.effect}.\n{said.sentence}")
     for claim in said.claims:
         click.echo(f"  {claim.verdict:<13}{claim.text} {claim.why}")
@@ -151,7 +151,7 @@ def _write(found: Average, path: Path) -> None:
             words.cells(found),
             titles=found.titles(),
             unit=drawing.unit_of(found),
-            title=f"{found.about['model']}, {found.n:,} tweets",
+            title=f"{found.about['model']}, {found.counted}",
             caption=drawing.heatmap_caption(found),
         )
         save_figure(chart, path)

@@ -182,18 +182,42 @@ def sweep(
         from ..sweeps.ray_cluster import run_on_ray
 
         _follow(run_on_ray(store, ray, device=device), progress)
-        _say(store)
+        say(store)
         return
-    if processes is None:
-        processes = store.fitting_processes() if device in (None, "cpu") else 1
+    processes = processes or processes_for(store, device)
     if processes > 1:
-        del model
+        model = None  # each of them holds its own
+    trace_store(store, model, device=device, processes=processes, nice=nice, progress=progress)
+    say(store)
+
+
+def processes_for(store: Store, device: str | None) -> int:
+    """How many processes should work at a sweep, where nobody says so."""
+    return store.fitting_processes() if device in (None, "cpu") else 1
+
+
+def trace_store(
+    store: Store,
+    model: Model | None,
+    *,
+    device: str | None,
+    processes: int,
+    progress: bool | None,
+    nice: int = 0,
+) -> None:
+    """Work at a sweep on this machine until it is done or held.
+
+    Args:
+        model: the sweep's, if it is loaded; of one process alone.
+    """
+    from ..sweeps.sweep import run
+
+    if processes > 1:
         _watch(store, processes, nice, progress)
     else:
         model = model or _model_of(store, device, progress)
         # Progress within a batch would need the count of the whole at every look.
-        _follow(sweeping.run(model, store), progress)
-    _say(store)
+        _follow(run(model, store), progress)
 
 
 def _model_of(store: Store, device: str | None, progress: bool | None) -> Model:
@@ -261,7 +285,8 @@ def _ended_like_ctrl_c() -> Iterator[None]:
             signal.signal(end, signal.SIG_DFL)
 
 
-def _say(store: Store) -> None:
+def say(store: Store) -> None:
+    """Say how far a sweep is, what failed, and what comes next."""
     status = store.status()
     click.echo(f"{status.done} of {status.total} tweets traced in {store.folder}")
     for failure in store.failures().to_dict("records")[:5]:

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from .saving import Charts, Tables
 
 
+CLAIM_BADGES = {
+    "supported": ("Supported", "green", ":material/check:"),
+    "contradicted": ("Contradicted", "orange", ":material/close:"),
+    "inconclusive": ("Inconclusive", "gray", ":material/question_mark:"),
+}
+"""Of each verdict: what it is called, its colour and its icon."""
+
+
 def totals_frame(found: Study) -> pd.DataFrame:
     """The average total effect of all tweets and of every group: group, mean, lower, upper, n."""
     import pandas as pd
@@ -137,6 +145,6 @@ def interval_line(average: Average) -> str:
     if total.lower != total.lower:
         return "One tweet gives no interval."
     return (
-        f"95% interval {signed(total.lower)} to {signed(total.upper)}, n = {average.n:,} tweets, "
+        f"95% interval {signed(total.lower)} to {signed(total.upper)}, {average.counted}, "
         f"{PROXIES[average.about['proxy']]}"
     )

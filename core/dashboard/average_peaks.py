@@ -10,6 +10,7 @@ import streamlit as st
 
 from ..charts import average as drawing
 from ..data.datasets import BUILT_IN, dataset_file
+from ..data.pairs import PAIRED
 from ..models.registry import REGISTRY
 from ..probes.library import key_of
 from ..probes.probe import Probe
@@ -77,11 +78,12 @@ def single_tweets(found: Study, store: Store | None) -> None:
         )
     if layer is not None:
         here = here[here["layer"] == layer]
+    units = "tweets" if average.about.get("pairs") is None else "pairs"
     place = [titles[role]] if role in titles else []
     place += [] if layer is None else [f"layer {layer}"]
     caption = (
-        f"How many of {len(peaks):,} tweets have their largest {KINDS[kind or kinds[0]]} effect at "
-        "each role and layer; cells fixed by construction are left out."
+        f"How many of {len(peaks):,} {units} have their largest {KINDS[kind or kinds[0]]} effect "
+        "at each role and layer; cells fixed by construction are left out."
     )
     save_below(
         "peaks",
@@ -96,7 +98,7 @@ def single_tweets(found: Study, store: Store | None) -> None:
         st.info("Click a bar to list its tweets.", icon=":material/ads_click:")
         return
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        st.markdown(f"**{len(here):,} tweets: {plain(', '.join(place))}**", width="stretch")
+        st.markdown(f"**{len(here):,} {units}: {plain(', '.join(place))}**", width="stretch")
         st.button("Show all", key="average:bar:clear", on_click=_forget_bar)
     _tweet_table(found, store, here)
 
@@ -121,7 +123,7 @@ def _forget_bar() -> None:
 
 
 def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None:
-    texts = _texts(found, store)
+    texts, others = _texts(found, store), _counterfactuals(store)
     if not texts:
         st.caption(
             "This average carries no texts, and its data set is not on this disk; `make setup` "
@@ -131,20 +133,28 @@ def _tweet_table(found: Study, store: Store | None, peaks: pd.DataFrame) -> None
     shown = peaks.assign(size=peaks["effect"].abs()).nlargest(LISTED, "size")
     name, probe, settings = _trace_settings(found, store)
     table = shown.assign(
+        number=shown["tweet"],
         tweet=[texts.get(int(row), "") for row in shown["row"]],
         share=100 * shown["effect"] / shown["total_effect"].where(shown["total_effect"] != 0),
     )
     table = table[table["tweet"] != ""]
-    table["trace"] = [
-        link_to_trace(tweet, name, probe, settings) if name in REGISTRY else None
-        for tweet in table["tweet"]
+    asked = [
+        settings | ({"how": "counterfactual", "other": others[number]} if others else {})
+        for number in table["number"]
     ]
+    table["trace"] = [
+        link_to_trace(tweet, name, probe, how) if name in REGISTRY else None
+        for tweet, how in zip(table["tweet"], asked, strict=True)
+    ]
+    table["other"] = [others.get(number, "") for number in table["number"]]
+    columns = ["tweet", *(["other"] if others else []), "layer", "effect", "share", "trace"]
     st.dataframe(
-        table[["tweet", "layer", "effect", "share", "trace"]],
+        table[columns],
         hide_index=True,
         height=min(38 + 35 * len(table), 420),
         column_config={
             "tweet": st.column_config.TextColumn("Tweet", width="large"),
+            "other": st.column_config.TextColumn("Counterfactual", width="large"),
             "layer": st.column_config.NumberColumn("Layer", width="small"),
             "effect": st.column_config.NumberColumn("Effect", format="%+.2f", width="small"),
             "share": st.column_config.NumberColumn(
@@ -172,11 +182,21 @@ def _trace_settings(found: Study, store: Store | None) -> tuple[str, str, dict[s
         settings["noise"] = f"{about['noise_scale']:g}"
     if about["seed"]:
         settings["seed"] = str(about["seed"])
+    if about.get("edited", "last") != "last":
+        settings["edited"] = about["edited"]
     return str(name), probe, settings
 
 
 def _probe_name(probe: Probe) -> str:
     return of_tweets(probe) or key_of(probe)
+
+
+def _counterfactuals(store: Store | None) -> dict[int, str]:
+    """Of each pair of a sweep over pairs, by its number; empty of single tweets."""
+    if store is None or PAIRED[0] not in store.tweets:
+        return {}
+    plan = store.tweets
+    return dict(zip(plan["number"].tolist(), plan[PAIRED[0]].tolist(), strict=True))
 
 
 def _texts(found: Study, store: Store | None) -> dict[int, str]:

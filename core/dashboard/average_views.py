@@ -31,6 +31,7 @@ from .average_parts import (
 from .average_peaks import single_tweets
 from .averaging import averaging, show_claim
 from .charts import show_chart
+from .noise_and_pairs import noise_and_pairs
 from .saving import downloads
 from .sweeping import title_of
 
@@ -43,6 +44,7 @@ VIEWS = {
     "label": "Positive and negative",
     "length": "Short and long",
     "sweeps": "Two sweeps",
+    "corruptions": "Noise and pairs",
     "punctuation": "Punctuation",
     "precision": "Precision",
 }
@@ -60,6 +62,7 @@ def view(found: Study, store: Store | None, stores: list[Store], options: Option
         "label": partial(_label, found),
         "length": partial(_length, found),
         "sweeps": partial(_sweeps, found, store, stores, options),
+        "corruptions": partial(noise_and_pairs, store, stores, options),
         "punctuation": partial(punctuation_test, found, store),
         "precision": partial(_precision, found),
     }
@@ -324,11 +327,11 @@ def _precision(found: Study) -> None:
         more = average.more_tweets(wanted, kind, layer, role)
         if more:
             st.markdown(
-                f"It is known to \u00b1 {now:.3g} now, from {average.n:,} tweets. About "
+                f"It is known to \u00b1 {now:.3g} now, from {average.counted}. About "
                 f"**{more:,} more tweets** give \u00b1 {wanted:.3g}."
             )
         else:
-            st.markdown(f"It is known to \u00b1 {now:.3g} already, from {average.n:,} tweets.")
+            st.markdown(f"It is known to \u00b1 {now:.3g} already, from {average.counted}.")
         st.caption(
             "Intervals shrink with the square root of the number of tweets; the estimate is from "
             "the spread between the tweets so far. More noise samples per tweet would hardly help."

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..prompts.token_roles import Scheme
 from ..server.job_queue import Job, Step
 from ..sweeps import average_findings as words
-from ..sweeps.average import INTERVALS, TOWARDS, Towards
+from ..sweeps.average import INTERVALS, TOWARDS, Towards, default_proxy
 from ..sweeps.store import Store
 from ..sweeps.study import Options, Study, load, study
 from ..tracing.findings import signed
@@ -23,6 +23,7 @@ from ..tracing.result import PROXIES
 from ..tracing.view import KINDS
 from . import follow, job, plain, start, theme
 from .average_parts import (
+    CLAIM_BADGES,
     interval_line,
     kind_panels,
     save_below,
@@ -31,7 +32,7 @@ from .average_parts import (
 )
 from .charts import show_chart
 from .door import NO_MODEL, Guarded
-from .sweeping import shown_count, title_of
+from .sweeping import shown_count, title_of, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 FILE = ASSETS / "average-smollm2.json"
 SCHEMES: dict[Scheme, str] = {"tweet": "Parts of a tweet", "paper": "The six of Meng et al."}
-BADGES = {
-    "supported": ("Supported", "green", ":material/check:"),
-    "contradicted": ("Contradicted", "orange", ":material/close:"),
-    "inconclusive": ("Inconclusive", "gray", ":material/question_mark:"),
-}
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -92,16 +88,19 @@ def shown_choice(stores: list[Store]) -> str | None:
     return chosen
 
 
-def options_choice() -> Options:
+def options_choice(store: Store) -> Options:
     """How tweets are averaged; read from the same traces, nothing is traced again."""
+    default = default_proxy(store.task.settings.corruption)
+    others = [proxy for proxy in PROXIES if proxy != default]
     with st.popover("Averaging options", icon=":material/tune:", key="average:options"):
         proxy = st.selectbox(
             "Effect measured in",
-            list(PROXIES),
+            [default, *others],
             format_func=PROXIES.__getitem__,
-            key="average:proxy",
+            key=f"average:proxy:{units_of(store.task.settings)}",
             persist_state="session",
-            help="The number whose change is the effect.",
+            help="The number whose change is the effect; of pairs the logit difference by default "
+            "(Zhang & Nanda 2024).",
         )
         roles = st.selectbox(
             "Token roles",
@@ -211,7 +210,7 @@ def finding(found: Study, store: Store | None) -> None:
 
 def show_claim(claim: words.Claim) -> None:
     """A verdict, what it is about, and the numbers."""
-    label, colour, icon = BADGES[claim.verdict]
+    label, colour, icon = CLAIM_BADGES[claim.verdict]
     with st.container(horizontal=True, gap="small", vertical_alignment="top"):
         with st.container(width=92):
             st.badge(label, icon=icon, color=cast("Any", colour))
@@ -232,7 +231,7 @@ def heatmaps(found: Study) -> None:
         st.caption(f"change in {plain(unit)}")
         show_chart(scale_bar(end, unit, theme=theme()), key="average:scale")
     kind_panels(frame, titles, end, unit, "average:heatmap")
-    title = f"{average.about['model']}, {average.n:,} tweets"
+    title = f"{average.about['model']}, {average.counted}"
     save_below(
         "average",
         charts={
@@ -262,7 +261,7 @@ def _origin_line(found: Study, store: Store | None) -> str:
     drawn = "predicted correctly, " if selection.get("which") == "correct" else ""
     data = origin.get("data") or "texts without a name"
     said = (
-        f"{about['model']} on {about['n']:,} tweets of {data}, {drawn}drawn with seed "
+        f"{about['model']} on {found.average.counted} of {data}, {drawn}drawn with seed "
         f"{selection.get('seed', 0)}."
     )
     if store is None:

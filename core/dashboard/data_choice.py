@@ -256,7 +256,7 @@ def _labels_choice(table: Table, origin: object) -> Data | None:
             st.info(plain(str(question)), icon=":material/table:")
         return None
     reading = remembered("reading", (origin, label), lambda: read_labels(table, label))
-    mapping, neutral = _meaning_choice(reading, f"{origin}:{label}")
+    mapping, neutral = meaning_choice(reading, f"{origin}:{label}")
     if reading.question and mapping is None and neutral is None:
         st.info(plain(reading.question), icon=":material/help:")
         return None
@@ -286,7 +286,7 @@ def _labels_choice(table: Table, origin: object) -> Data | None:
     return Data(table.name, found.frame, own=True, read_as=found.read_as())
 
 
-def _meaning_choice(
+def meaning_choice(
     reading: LabelReading, origin: str
 ) -> tuple[dict[str, Label | None] | None, tuple[float, float] | None]:
     """What a person says the labels mean; (None, None) where he leaves them as they are read."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import streamlit as st
 
+from ..data.pairs import PAIRED
 from ..errors import UserError
 from ..models.registry import REGISTRY
 from ..patching.sites import Kind
@@ -29,12 +30,13 @@ from ..server.limits import limits
 from ..sweeps import sweep
 from ..sweeps.store import Status, Store, open_store, sweeps
 from ..sweeps.sweep import Selection
-from ..tracing.result import CORRUPTIONS, Corruption, Direction, TraceSettings
+from ..tracing.result import CORRUPTIONS, Direction, TraceSettings
 from ..tracing.view import KINDS, ordinal
 from . import loaded_for, plain, queue
 from .data_choice import Data
 from .door import Guarded, Request, Texts
 from .probing import suffix_of, trained_for
+from .tracing import EDITED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +48,8 @@ CHARACTERS = 3.6  # of a token, about
 PROMPT = 4  # tokens of the suffix and the beginning
 MOST_BUSY = 25.0  # percent of all cores that others may use while the speed is measured
 EFFICIENCY = 0.6  # of a plain matrix product's speed that a sweep reaches, about
+Over = Literal["texts", "pairs"]
+OVER: dict[Over, str] = {"texts": "Texts", "pairs": "Pairs"}
 LABELS: dict[str, int | None] = {"Positive and negative": None, "Positive": 1, "Negative": 0}
 DIRECTIONS: dict[Direction, str] = {
     "restore": "Denoising: restore clean activations in the corrupted run",
@@ -72,11 +76,12 @@ class Asked:
 # --- asking --------------------------------------------------------------------------------------
 
 
-def sweep_choice() -> Asked:
-    """What is traced of which tweets; raises ValueError where that cannot be."""
+def sweep_choice(over: Over) -> Asked:
+    """What is traced of which tweets or pairs; raises ValueError where that cannot be."""
+    pairs = over == "pairs"
     first, second, third, fourth = st.columns(4, gap="medium")
     n = first.number_input(
-        "Tweets",
+        "Pairs" if pairs else "Tweets",
         1,
         1_000_000,
         DEFAULT_TWEETS,
@@ -92,7 +97,8 @@ def sweep_choice() -> Asked:
         key="sweep:which",
         persist_state="session",
         help="The paper averages over facts that the model knows; a probe's own held-out "
-        "predictions decide where there are some.",
+        "predictions decide where there are some."
+        + (" Of a pair both texts are asked." if pairs else ""),
     )
     label = third.selectbox(
         "Sentiment",
@@ -110,16 +116,29 @@ def sweep_choice() -> Asked:
         persist_state="session",
         help="Of the tweet alone; 100 sets no limit. Time grows with the square of the length.",
     )
-    samples = first.number_input(
-        "Samples per tweet",
-        1,
-        50,
-        1,
-        key="sweep:samples",
-        persist_state="session",
-        help="Noise samples; tweets differ far more than samples of one tweet do, so take 1 or 2 "
-        "and more tweets.",
-    )
+    settings: dict[str, Any] = {"samples": 1}
+    if pairs:
+        settings |= {"corruption": "counterfactual"}
+        settings["edited"] = first.selectbox(
+            "Edited span restored at",
+            list(EDITED),
+            format_func=EDITED.__getitem__,
+            key="sweep:edited",
+            persist_state="session",
+            help="Of a pair whose texts have unequal lengths: all before and after the edit "
+            "corresponds token by token; the edited span is one site, its last token or all of it.",
+        )
+    else:
+        settings["samples"] = first.number_input(
+            "Samples per tweet",
+            1,
+            50,
+            1,
+            key="sweep:samples",
+            persist_state="session",
+            help="Noise samples; tweets differ far more than samples of one tweet do, so take 1 or "
+            "2 and more tweets.",
+        )
     every = second.number_input(
         "Trace every n-th layer",
         1,
@@ -160,24 +179,25 @@ def sweep_choice() -> Asked:
             persist_state="session",
             help="Each takes about as long as another.",
         )
-        corruption = second.selectbox(
-            "Corruption",
-            [name for name in CORRUPTIONS if name != "counterfactual"],
-            format_func=CORRUPTIONS.__getitem__,
-            key="sweep:corruption",
-            persist_state="session",
-            help="What takes the place of the tweet's embeddings in the corrupted run.",
-        )
-        noise = third.number_input(
-            "Noise, in standard deviations",
-            0.5,
-            10.0,
-            3.0,
-            0.5,
-            key="sweep:noise",
-            persist_state="session",
-            help="Of the embeddings of the data set's tokens; the paper uses 3.",
-        )
+        if not pairs:
+            settings["corruption"] = second.selectbox(
+                "Corruption",
+                [name for name in CORRUPTIONS if name != "counterfactual"],
+                format_func=CORRUPTIONS.__getitem__,
+                key="sweep:corruption",
+                persist_state="session",
+                help="What takes the place of the tweet's embeddings in the corrupted run.",
+            )
+            settings["noise_scale"] = third.number_input(
+                "Noise, in standard deviations",
+                0.5,
+                10.0,
+                3.0,
+                0.5,
+                key="sweep:noise",
+                persist_state="session",
+                help="Of the embeddings of the data set's tokens; the paper uses 3.",
+            )
         seed = fourth.number_input(
             "Seed",
             0,
@@ -209,12 +229,10 @@ def sweep_choice() -> Asked:
     return Asked(
         settings=TraceSettings(
             kinds=tuple(cast("Kind", kind) for kind in KINDS if kind in kinds),
-            samples=int(samples),
-            noise_scale=float(noise),
             seed=int(seed),
             every=int(every),
-            corruption=cast("Corruption", corruption),
             direction=direction,
+            **settings,
         ),
         selection=Selection(
             which=cast('Literal["all", "correct"]', which),
@@ -260,12 +278,13 @@ def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> G
         yield 1.0, store.id
 
     selection = asked.selection
+    let_in = _let_in(data.frame, selection)
     asks = Request(
         models=(name,),
         prompts=(
-            Texts(
-                list(_let_in(data.frame, selection)), suffix_of(reads), longest=selection.longest
-            ),
+            Texts(let_in["text"].tolist(), suffix_of(reads), longest=selection.longest),
+            # Whatever its text's length.
+            *([Texts(let_in[PAIRED[0]].tolist(), suffix_of(reads))] if PAIRED[0] in let_in else []),
         ),
         samples=asked.settings.draws,
         # A sweep keeps its texts, and all visitors see all sweeps.
@@ -301,9 +320,10 @@ def estimate(name: str, data: Data, asked: Asked) -> str:
     if not len(lengths):
         return "No tweet of the data fits this selection."
     n = min(len(lengths), asked.selection.n or len(lengths))
-    said = f"{n:,} tweets"
+    units = units_of(asked.settings)
+    said = f"{n:,} {units}"
     if n < (asked.selection.n or 0):
-        said = f"Only {n:,} tweets fit"
+        said = f"Only {n:,} {units} fit"
     layers = REGISTRY[name].layers
     work = n * sum(_work(length, layers, asked) for length in lengths) / len(lengths)
     speed = _speed_of_sweeps(name)
@@ -315,6 +335,11 @@ def estimate(name: str, data: Data, asked: Asked) -> str:
         speed = EFFICIENCY * measured / (2 * 0.8 * REGISTRY[name].parameters / layers)
         known = "a guess from this machine's speed; once it runs, the list below knows better"
     return f"{said}, about {duration(work / speed)} of work ({known})."
+
+
+def units_of(settings: TraceSettings) -> str:
+    """What a sweep with such settings is over."""
+    return "pairs" if settings.corruption == "counterfactual" else "tweets"
 
 
 def duration(seconds: float) -> str:
@@ -329,14 +354,14 @@ def duration(seconds: float) -> str:
 
 def _lengths(frame: pd.DataFrame, selection: Selection) -> list[float]:
     """Tokens of the prompts of those tweets that the selection lets in, about."""
-    tokens = (_let_in(frame, selection).str.len() / CHARACTERS).clip(lower=1)
+    tokens = (_let_in(frame, selection)["text"].str.len() / CHARACTERS).clip(lower=1)
     tokens = tokens[tokens.ge(selection.shortest) & tokens.le(selection.longest or float("inf"))]
     found: list[float] = (tokens + PROMPT).tolist()
     return found
 
 
-def _let_in(frame: pd.DataFrame, selection: Selection) -> pd.Series[str]:
-    """The texts that a selection lets in, whatever their length."""
+def _let_in(frame: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    """The rows that a selection lets in, whatever their length."""
     rows = frame
     if selection.label is not None:
         rows = rows[rows["label"] == selection.label]
@@ -344,7 +369,7 @@ def _let_in(frame: pd.DataFrame, selection: Selection) -> pd.Series[str]:
         rows = rows[
             rows["text"].str.lower().str.contains(selection.containing.lower(), regex=False)
         ]
-    return rows["text"]
+    return rows
 
 
 def _work(tokens: float, layers: int, asked: Asked) -> float:
@@ -455,14 +480,18 @@ def describe(store: Store) -> str:
     said = []
     if settings.draws > 1 or settings.corruption in ("noise", "uniform"):
         said.append(f"{settings.draws} sample{'s' if settings.draws > 1 else ''}")
-    if settings.corruption != "noise":
+    if settings.corruption == "counterfactual":
+        said.append("counterfactual pairs")
+        if settings.edited == "all":
+            said.append("edited spans as a whole")
+    elif settings.corruption != "noise":
         said.append(CORRUPTIONS[settings.corruption])
     if settings.every > 1:
         said.append(f"every {ordinal(settings.every)} layer")
     if len(settings.kinds) < len(KINDS):
         said.append(", ".join(KINDS[kind] for kind in settings.kinds))
     if settings.direction == "corrupt":
-        said.append("corrupting")
+        said.append("noising")
     if selection["which"] == "correct":
         said.append("predicted correctly")
     if selection["label"] is not None:
@@ -543,7 +572,7 @@ def _item(store: Store, status: Status) -> None:
 
 def _far(store: Store, status: Status) -> str:
     """How far a sweep is, in words."""
-    said = f"{status.done:,} of {status.total:,} tweets"
+    said = f"{status.done:,} of {status.total:,} {units_of(store.task.settings)}"
     if status.state == "running":
         if status.seconds_left is not None:
             return f"{said}, about {duration(status.seconds_left)} left"
@@ -589,7 +618,8 @@ def _buttons(store: Store, status: Status) -> None:
 
 
 def _failures(store: Store, status: Status) -> None:
-    many = "tweets" if status.failed > 1 else "tweet"
+    units = units_of(store.task.settings)
+    many = units if status.failed > 1 else units.removesuffix("s")
     with st.expander(f"{status.failed:,} {many} could not be traced"):
         found = store.failures()
         st.dataframe(found[["row", "reason"]].head(200), hide_index=True)

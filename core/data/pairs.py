@@ -17,8 +17,9 @@ Files are read by `core.data.read_file`, labels by `core.data.labelling`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,16 @@ from .labels import (
     listed,
     plain_name,
 )
-from .tables import Refusal, Table, amount, no_usable_row, reasons, refused_frame, undefused
+from .tables import (
+    Refusal,
+    Table,
+    amount,
+    from_records,
+    no_usable_row,
+    reasons,
+    refused_frame,
+    undefused,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +84,12 @@ IDS = ("pair_id", "batch_id", "original_id", "pair", "pair_idx", "pairid")
 
 IS_ORIGINAL = ("is_original", "original", "is_counterfactual", "is_edit")
 """Names of a column that says of each row whether it was edited; else the first row was not."""
+
+PAIRED = ("counterfactual", "counterfactual_label")
+"""The columns that pairs have and single texts have not."""
+
+OWN = "own"
+"""The edit of a pair that a person made."""
 
 MADE = ("edit", "before", "after", "same_length")
 """Columns that pairs made of single texts have besides (`core.probes.turned_pairs`)."""
@@ -197,11 +213,7 @@ def read_pairs(
             f"pairs --data {name} --out pairs.csv`, and load that file."
         )
     written = reading.of_table()
-    table = datasets.load_table(name, **written)
-    if reading.header is None and not table.header and _is_header(table.frame.iloc[0].tolist()):
-        table = datasets.load_table(name, **{**written, "header": True})
-    if table.form == "delimited" and set(MADE) <= set(table.columns):
-        table = replace(table, frame=undefused(table.frame))
+    table = read_paired(partial(datasets.load_table, name), written)
     beside = contrast or _beside(Path(name))
     other = None if beside is None else datasets.load_table(beside, **written)
     found = find_pairs(
@@ -213,6 +225,58 @@ def read_pairs(
         **reading.of_labels(),
     )
     return table, found
+
+
+def read_paired(read: Callable[..., Table], written: Mapping[str, Any]) -> Table:
+    """Read a table whose rows may be pairs.
+
+    Its first row may name columns "positive" and "negative", which look like labels; and what
+    SentiTrace wrote for spreadsheets is taken back.
+
+    Args:
+        read: takes `written`, the arguments of ``read_file.read_table``.
+    """
+    table = read(**written)
+    open_header = written.get("header") is None and not table.header
+    if open_header and _is_header(table.frame.iloc[0].tolist()):
+        table = read(**{**written, "header": True})
+    if table.form == "delimited" and set(MADE) <= set(table.columns):
+        table = replace(table, frame=undefused(table.frame))
+    return table
+
+
+def are_named_as_contrast(texts: str, contrast: str) -> bool:
+    """Whether two files are named as those of a contrast set: ..._original and ..._contrast."""
+    return any(
+        texts.partition(".")[0].endswith(ending) and texts.replace(ending, other, 1) == contrast
+        for ending, other in _BESIDE
+    )
+
+
+def edited_pairs(frame: pd.DataFrame, before: pd.DataFrame) -> Pairs:
+    """Read pairs that a person has edited, added to or dropped from.
+
+    Args:
+        frame: text, label, counterfactual, counterfactual_label; cells may be missing, and labels
+            are words.
+        before: the pairs as they were; those that are still there keep their other columns.
+
+    Returns:
+        The pairs with edit, before, after and same_length of those that were made of single texts;
+        of all others the edit is "own".
+
+    Raises:
+        UserError: no two texts make a pair.
+    """
+    columns = ["text", "label", *PAIRED]
+    written = frame[columns].astype("object").where(frame[columns].notna(), None)
+    records = ({name: row[name] for name in columns} for _, row in written.iterrows())
+    found = find_pairs(from_records(records, "The table"))
+    keys = ["text", "counterfactual"]
+    known = before.reindex(columns=[*keys, *MADE]).drop_duplicates(keys)
+    told = found.frame.merge(known, on=keys, how="left", validate="m:1")
+    edit = told["edit"].astype("object").fillna(OWN)
+    return replace(found, frame=told.assign(edit=edit))
 
 
 def find_pairs(
@@ -233,24 +297,48 @@ def find_pairs(
         Question: it is not clear which columns hold the pairs, or what their labels mean.
         UserError: no two texts make a pair.
     """
+    laid = lay_out(
+        table,
+        contrast,
+        text=text,
+        counterfactual=counterfactual,
+        label=label,
+        counterfactual_label=counterfactual_label,
+        pair=pair,
+    )
+    return laid.pairs_by(mapping, neutral)
+
+
+def lay_out(
+    table: Table,
+    contrast: Table | None = None,
+    *,
+    text: str | None = None,
+    counterfactual: str | None = None,
+    label: str | None = None,
+    counterfactual_label: str | None = None,
+    pair: str | None = None,
+) -> Laid:
+    """Put every text of a table's pairs in a row of its own; arguments as in `load_pairs`.
+
+    Raises:
+        Question: it is not clear which columns hold the pairs.
+    """
     columns = {"text": text, "label": label}
-    answers = {"mapping": mapping, "neutral": neutral}
     if contrast is not None:
-        laid = _of_two_files(table, contrast, columns)
-    elif pair is None and (
+        return _of_two_files(table, contrast, columns)
+    if pair is None and (
         two := _two_columns(table, text, counterfactual, label, counterfactual_label)
     ):
-        laid = _of_two_columns(table, *two)
-    else:
-        laid = _of_shared_id(table, pair, columns)
-    return _paired(laid, label_rows(laid.table, **laid.chosen, **answers))  # type: ignore[arg-type]
+        return _of_two_columns(table, *two)
+    return _of_shared_id(table, pair, columns)
 
 
 # --- shapes: every text of a pair in a row of its own ---------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Laid:
+class Laid:
     """A table with a text in each row, and which of them make pairs."""
 
     table: Table  # its index counts the rows from 0
@@ -260,6 +348,21 @@ class _Laid:
     shape: str
     chosen: dict[str, str | None]  # columns
     flipped: bool = False  # the counterfactuals have no label of their own
+
+    def pairs_by(
+        self,
+        mapping: Mapping[str, Label | None] | None = None,
+        neutral: tuple[float, float] | None = None,
+    ) -> Pairs:
+        """The pairs, by what the labels mean; see ``labelling.label_rows``.
+
+        Raises:
+            Question: it is not clear what the labels mean.
+            UserError: no two texts make a pair.
+        """
+        text, label = self.chosen["text"], self.chosen["label"]
+        labelled = label_rows(self.table, text=text, label=label, mapping=mapping, neutral=neutral)
+        return _paired(self, labelled)
 
 
 def _two_columns(
@@ -299,7 +402,7 @@ def _two_columns(
 
 def _of_two_columns(
     table: Table, texts: tuple[str, str], labels: tuple[str | None, str | None]
-) -> _Laid:
+) -> Laid:
     import pandas as pd
 
     count = len(table.frame)
@@ -325,7 +428,7 @@ def _of_two_columns(
             "label": pd.concat(written, ignore_index=True),
         }
     )
-    return _Laid(
+    return Laid(
         table=_laid_table(table, frame, np.tile(table.lines, 2)),
         pairs=[(row, count + row) for row in range(count)],
         source=table.frame.index.tolist() * 2,
@@ -336,7 +439,7 @@ def _of_two_columns(
     )
 
 
-def _of_two_files(table: Table, contrast: Table, columns: Mapping[str, str | None]) -> _Laid:
+def _of_two_files(table: Table, contrast: Table, columns: Mapping[str, str | None]) -> Laid:
     import pandas as pd
 
     sizes = [len(each.frame) + len(each.refused) for each in (table, contrast)]
@@ -355,7 +458,7 @@ def _of_two_files(table: Table, contrast: Table, columns: Mapping[str, str | Non
     )
     first = {row: place for place, row in enumerate(table.frame.index.tolist())}
     second = {row: len(first) + place for place, row in enumerate(contrast.frame.index.tolist())}
-    return _Laid(
+    return Laid(
         table=_laid_table(table, frame, np.concatenate([table.lines, contrast.lines])),
         pairs=[(place, second[row]) for row, place in first.items() if row in second],
         source=[*first, *second],
@@ -365,7 +468,7 @@ def _of_two_files(table: Table, contrast: Table, columns: Mapping[str, str | Non
     )
 
 
-def _of_shared_id(table: Table, pair: str | None, columns: Mapping[str, str | None]) -> _Laid:
+def _of_shared_id(table: Table, pair: str | None, columns: Mapping[str, str | None]) -> Laid:
     by_name = columns_by_name(table.columns)
     shared = pair or next((by_name[name] for name in IDS if name in by_name), None)
     if shared is None:
@@ -385,7 +488,7 @@ def _of_shared_id(table: Table, pair: str | None, columns: Mapping[str, str | No
     pairs = [
         (originals[key], row) for key, rows in others.items() if key in originals for row in rows
     ]
-    return _Laid(
+    return Laid(
         table=replace(table, frame=frame, refused=()),
         pairs=sorted(pairs),
         source=table.frame.index.tolist(),
@@ -461,7 +564,7 @@ def _beside(path: Path) -> Path | None:
 # --- what is kept ---------------------------------------------------------------------------------
 
 
-def _paired(laid: _Laid, labelled: LabelledTable) -> Pairs:
+def _paired(laid: Laid, labelled: LabelledTable) -> Pairs:
     import pandas as pd
 
     read = labelled.frame
@@ -513,7 +616,7 @@ def _paired(laid: _Laid, labelled: LabelledTable) -> Pairs:
     )
 
 
-def _alone(laid: _Laid) -> Iterator[Refusal]:
+def _alone(laid: Laid) -> Iterator[Refusal]:
     """Rows that belong to no pair."""
     paired = {row for pair in laid.pairs for row in pair}
     texts = laid.table.frame[laid.chosen["text"]].fillna("").tolist()

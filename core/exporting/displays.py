@@ -138,7 +138,7 @@ def _average(result: Average) -> Display:
             cells(result),
             titles=result.titles(),
             unit=charts.unit_of(result),
-            title=f"Average effects over {result.n:,} tweets, {result.about['model']}",
+            title=f"Average effects over {result.counted}, {result.about['model']}",
             caption=charts.heatmap_caption(result),
         )
 

@@ -6,7 +6,7 @@ tweets of a site's indirect effect, by kind of site, layer and role of the token
 tweets, not the noise, so intervals are over tweets and a tweet counts once, whatever the number of
 its noise samples.
 
-Three rules:
+Four rules:
 
 1. Sign. Corrupting a positive tweet lowers "positive", corrupting a negative one raises it, and
    their plain mean would cancel. Effects are therefore counted towards what the probe says of the
@@ -15,7 +15,14 @@ Three rules:
 2. Several tokens of one role in a tweet are averaged first, so that tweets weigh alike. A tweet
    without a role contributes nothing there; `n` counts those that do.
 3. Normalised effects are ratios of means (AIE / ATE of the same tweets): a mean of ratios would be
-   ruled by tweets whose total effect is near zero.
+   ruled by tweets whose total effect is near zero. Their t intervals are those of the delta method
+   for a ratio of two means over the same units (Cochran 1977, "Sampling Techniques", section 6.3),
+   their bootstrap intervals come from resampling both means at once (Efron and Tibshirani 1993, "An
+   Introduction to the Bootstrap", section 10.5). Fieller's interval (1954) differs from them only
+   where the total effect is not significant, and nothing is said of sites there.
+4. In a sweep over pairs the unit is the tweet that was edited: pairs of one tweet are no
+   independent observations (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust
+   Inference"), so their effects are averaged first, and `n` counts the tweets.
 
 Everything streams: 100,000 tweets need no more memory than 100, but for their peaks (about a
 hundred bytes a tweet). The bootstrap over tweets does too: instead of drawing n tweets out of n,
@@ -29,7 +36,7 @@ compared tweet by tweet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,7 +50,7 @@ from ..prompts import token_roles
 from ..prompts.token_roles import Scheme
 from ..showing import Shown
 from ..statistics import Array, percentile_interval, t_quantile
-from ..tracing.result import PROXIES, Proxy, TraceResult
+from ..tracing.result import PROXIES, Corruption, Proxy, TraceResult
 from .record import Record
 
 if TYPE_CHECKING:
@@ -83,10 +90,10 @@ class Average(Shown):
     Attributes:
         frame: one row per kind, layer and role: kind, layer, role, mean, lower, upper (proxy units,
             or shares of the total effect when normalised), n (tweets that have the role),
-            peak_share (share of all tweets whose largest cell of the kind lies here), trivial (the
-            effect is fixed by construction in every tweet).
+            peak_share (share of all tweets, or pairs, whose largest cell of the kind lies here),
+            trivial (the effect is fixed by construction in every tweet).
         total: the average total effect, in proxy units.
-        peaks: one row per tweet and kind, the largest cell that is not fixed by construction:
+        peaks: one row per tweet or pair and kind, the largest cell not fixed by construction:
             tweet (number in the sweep), row (of the source), kind, layer, role, position, effect
             (towards the same side as the means, proxy units), total_effect.
         history: how intervals shrank: n (tweets so far), kind, layer, role, mean, reach (half the
@@ -103,8 +110,24 @@ class Average(Shown):
 
     @property
     def n(self) -> int:
-        """Tweets that were averaged."""
+        """Tweets that were averaged; of pairs, those that were edited."""
         return self.total.n
+
+    @property
+    def counted(self) -> str:
+        """How many tweets or pairs it is of, in words."""
+        pairs = self.about.get("pairs")
+        if pairs is None:
+            return f"{self.n:,} tweets"
+        return f"{pairs:,} pairs" + (f" of {self.n:,} tweets" if pairs != self.n else "")
+
+    @property
+    def intervals(self) -> str:
+        """How its intervals are made, in words."""
+        said = INTERVALS[self.about["interval"]]
+        if self.about.get("pairs") is None:
+            return said
+        return f"{said.replace('over tweets', 'over pairs')}, those of one tweet counted as one"
 
     @property
     def roles(self) -> list[str]:
@@ -150,7 +173,7 @@ def average(
     roles: Scheme = "tweet",
     interval: Interval = "bootstrap",
     normalised: bool = False,
-    proxy: Proxy = "log_odds",
+    proxy: Proxy | None = None,
     where: Callable[[Record], bool] | None = None,
     towards: Towards = "prediction",
     replicates: int = REPLICATES,
@@ -164,7 +187,9 @@ def average(
         roles: how tokens are grouped, see `core.prompts.token_roles`.
         interval: how the 95% intervals are made, see `INTERVALS`.
         normalised: give effects as shares of the total effect of the same tweets.
-        proxy: the number whose change is the effect; any can be read from any trace.
+        proxy: the number whose change is the effect; any can be read from any trace. By default
+            the probe's log-odds, and of pairs the logit difference log P(good) - log P(bad), which
+            Zhang and Nanda 2024 (section 4) recommend there.
         where: keep only these tweets.
         towards: which side effects count to, see the module.
         replicates, seed: of the bootstrap.
@@ -198,7 +223,7 @@ def average_by(
     roles: Scheme = "tweet",
     interval: Interval = "bootstrap",
     normalised: bool = False,
-    proxy: Proxy = "log_odds",
+    proxy: Proxy | None = None,
     towards: Towards = "prediction",
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -210,12 +235,13 @@ def average_by(
     for chosen, allowed, what in (
         (roles, token_roles.SCHEMES, "roles"),
         (interval, INTERVALS, "interval"),
-        (proxy, PROXIES, "proxy"),
+        (proxy, (*PROXIES, None), "proxy"),
         (towards, TOWARDS, "direction"),
     ):
         if chosen not in allowed:
             raise UserError(
-                f"The {what} {chosen!r} is not known; choose one of {', '.join(allowed)}."
+                f"The {what} {chosen!r} is not known; choose one of "
+                f"{', '.join(filter(None, allowed))}."
             )
     groups: dict[str, _Sums] = {}
     for record in _records(source):
@@ -226,6 +252,11 @@ def average_by(
             groups[group] = _Sums(roles, proxy, towards, replicates, seed)
         groups[group].add(record)
     return {group: sums.average(interval, normalised) for group, sums in groups.items()}
+
+
+def default_proxy(corruption: Corruption) -> Proxy:
+    """The proxy of averages over traces of a corruption, where none is chosen."""
+    return "log_ratio" if corruption == "counterfactual" else "log_odds"
 
 
 def average_effects(results: Iterable[TraceResult | Record], **options: Any) -> pd.DataFrame:
@@ -311,31 +342,47 @@ def _records(source: Iterable[TraceResult | Record]) -> Iterator[Record]:
             yield item
 
 
-class _Sums:
-    """Running sums over tweets, plain and of each bootstrap replicate.
+_Found = dict[str, tuple[Array, float]]
+"""Of each role of a unit its mean effects (K, L), and its total effect."""
 
-    Axes: R roles (the first stands for every tweet), K kinds, L traced layers; B replicates, of
-    which number 0 counts every tweet once.
+
+def _mean_of(pairs: Sequence[_Found]) -> _Found:
+    """One unit of the pairs of a tweet: of each role the mean over those that have it."""
+    found: _Found = {}
+    for role in dict.fromkeys(role for pair in pairs for role in pair):
+        effects, totals = zip(*(pair[role] for pair in pairs if role in pair), strict=True)
+        found[role] = np.mean(effects, axis=0), float(np.mean(totals))
+    return found
+
+
+class _Sums:
+    """Running sums over units (tweets, of pairs those that were edited), plain and of each
+    bootstrap replicate.
+
+    Axes: R roles (the first stands for every unit), K kinds, L traced layers; B replicates, of
+    which number 0 counts every unit once.
     """
 
     def __init__(
-        self, scheme: Scheme, proxy: Proxy, towards: Towards, replicates: int, seed: int
+        self, scheme: Scheme, proxy: Proxy | None, towards: Towards, replicates: int, seed: int
     ) -> None:
         self.scheme = scheme
-        self.proxy = proxy
+        self.chosen = proxy
         self.towards = towards
         self.count = replicates
         self.seed = seed
         self.roles = [_ALL]
         self.n = 0
+        self.records = 0
         self.peaks = _Peaks()
         self.history: list[dict[str, Any]] = []
         self.model: tuple[Any, ...] | None = None
         self._next_look = _FIRST_LOOK
 
     def add(self, record: Record) -> None:
-        """Count one tweet."""
-        result = record.result.under(self.proxy)
+        """Count one tweet or pair."""
+        result = record.result
+        result = result.under(self.chosen or default_proxy(result.settings.corruption))
         if self.model is None:
             self._begin(result)
         elif self.model != _model_of(result):
@@ -347,7 +394,8 @@ class _Sums:
         named = token_roles.roles_of(result.prompt, self.scheme, corrupted=result.corrupted_span)
         effects = np.stack([result.effects[kind] for kind in self.kinds])[:, self.layers] * sign
         free = ~np.stack([result.trivial[kind] for kind in self.kinds])[:, self.layers]
-        found: dict[str, Array] = {}
+        total = sign * result.total_effect
+        found: _Found = {_ALL: (np.zeros(effects.shape[:2]), total)}
         for role in dict.fromkeys(named):
             if role is None:
                 continue
@@ -360,12 +408,23 @@ class _Sums:
                 continue
             if role not in self.roles:
                 self._widen(role)
-            found[role] = effects[:, :, positions].mean(axis=2)
+            found[role] = effects[:, :, positions].mean(axis=2), total
             self.free[self.roles.index(role)] |= free[:, :, positions].any(axis=2)
-        self._block.append((found, sign * result.total_effect, _text_seed(result)))
         self._count_peaks(record, result, named, sign)
-        self.n += 1
         self.samples.add(result.samples_done)
+        self.records += 1
+        text = _text_seed(result)
+        if not self.paired:
+            self._count(found, text)
+            return
+        self._open.setdefault(text, []).append(found)
+        if len(self._open[text]) == record.pairs:
+            self._count(_mean_of(self._open.pop(text)), text)
+
+    def _count(self, found: _Found, text: int) -> None:
+        """Count one unit."""
+        self._block.append((found, text))
+        self.n += 1
         if len(self._block) == _BLOCK or self.n == self._next_look:
             self._flush()
         if self.n == self._next_look:
@@ -376,6 +435,8 @@ class _Sums:
         """What was found."""
         import pandas as pd
 
+        for text in list(self._open):
+            self._count(_mean_of(self._open.pop(text)), text)
         self._flush()
         if not self.history or self.history[-1]["n"] != self.n:
             self._look()
@@ -398,7 +459,7 @@ class _Sums:
                 "lower": lower[order].ravel(),
                 "upper": upper[order].ravel(),
                 "n": numbers[role],
-                "peak_share": self.peaked[order].ravel() / self.n,
+                "peak_share": self.peaked[order].ravel() / self.records,
                 "trivial": ~self.free[order].ravel(),
             }
         )
@@ -432,6 +493,8 @@ class _Sums:
         self.kinds: tuple[Kind, ...] = result.settings.kinds
         self.layers: NDArray[np.int64] = np.arange(0, result.layers, result.settings.every)
         self.first = result
+        self.proxy: Proxy = result.settings.proxy
+        self.paired = result.settings.corruption == "counterfactual"
         self.samples: set[int] = set()
         rows, shape = self.count + 1, (1, len(self.kinds), len(self.layers))
         self.effects = np.zeros((rows, *shape))
@@ -441,7 +504,8 @@ class _Sums:
         self.total_squares = np.zeros(1)
         self.peaked = np.zeros(shape, dtype=np.int64)
         self.free = np.zeros(shape, dtype=bool)
-        self._block: list[tuple[dict[str, Array], float, int]] = []
+        self._block: list[tuple[_Found, int]] = []
+        self._open: dict[int, list[_Found]] = {}  # of which more pairs may come
         tokens = result.prompt.tokens
         after = [tokens[t].label for t in range(result.prompt.tweet_span[-1] + 1, len(tokens))]
         self.suffix_tokens = after
@@ -499,27 +563,25 @@ class _Sums:
             )
 
     def _flush(self) -> None:
-        """Add the tweets of the block to the sums."""
+        """Add the units of the block to the sums."""
         if not self._block:
             return
-        tweets, width = len(self._block), len(self.roles)
-        values = np.zeros((tweets, *self.squares.shape))
-        there = np.zeros((tweets, width))
-        counts = np.ones((self.count + 1, tweets))
-        totals = np.array([total for _, total, _ in self._block])
-        there[:, 0] = 1
-        for tweet, (found, _, text) in enumerate(self._block):
-            for role, effects in found.items():
+        units, width = len(self._block), len(self.roles)
+        values = np.zeros((units, *self.squares.shape))
+        there, totals = np.zeros((2, units, width))
+        counts = np.ones((self.count + 1, units))
+        for unit, (found, text) in enumerate(self._block):
+            for role, (effects, total) in found.items():
                 place = self.roles.index(role)
-                values[tweet, place], there[tweet, place] = effects, 1
-            counts[1:, tweet] = np.random.default_rng([self.seed, text]).poisson(1.0, self.count)
+                values[unit, place], there[unit, place], totals[unit, place] = effects, 1, total
+            counts[1:, unit] = np.random.default_rng([self.seed, text]).poisson(1.0, self.count)
         self._block.clear()
-        self.effects += (counts @ values.reshape(tweets, -1)).reshape(self.effects.shape)
+        self.effects += (counts @ values.reshape(units, -1)).reshape(self.effects.shape)
         self.present += counts @ there
-        self.totals += counts @ (there * totals[:, None])
+        self.totals += counts @ totals
         self.squares += (values**2).sum(axis=0)
-        self.products += np.einsum("trkl,t->rkl", values, totals)
-        self.total_squares += (there * totals[:, None] ** 2).sum(axis=0)
+        self.products += np.einsum("trkl,tr->rkl", values, totals)
+        self.total_squares += (totals**2).sum(axis=0)
 
     # --- reading ---
 
@@ -612,6 +674,7 @@ class _Sums:
             "suffix": first.prompt.suffix,
             "suffix_tokens": self.suffix_tokens,
             "n": self.n,
+            "pairs": self.records if self.paired else None,
             "kinds": list(self.kinds),
             "layers": first.layers,
             "every": settings.every,
@@ -623,6 +686,7 @@ class _Sums:
             "corrupt": settings.corrupt if isinstance(settings.corrupt, str) else "positions",
             "direction": settings.direction,
             "severed": settings.severed,
+            "edited": settings.edited,
             "seed": settings.seed,
             "roles": self.scheme,
             "interval": interval,

@@ -143,7 +143,7 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
 def finding(average: Average) -> Finding:
     """What may be said of an average; nothing of sites where there is no effect to locate."""
     unit = average.about["unit"] if not average.about["normalised"] else _proxy_unit(average)
-    effect = f"Average total effect {with_interval(average.total)} {unit}, n = {average.n:,}"
+    effect = f"Average total effect {with_interval(average.total)} {unit}, {average.counted}"
     if not (average.total.lower > 0 or average.total.upper < 0):
         reason = "one tweet gives no interval" if average.n < 2 else "its interval holds zero"
         said = f"The average total effect is not significant ({reason}), so no sites are reported."

@@ -39,12 +39,15 @@ class Record:
         row: of the source that it was taken from.
         label: 1 positive, 0 negative, None where it has none.
         result: its trace.
+        pairs: in a sweep over pairs, how many of its text the source yields in all; None where that
+            is not known.
     """
 
     number: int
     row: int
     label: int | None
     result: TraceResult
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import filelock
 import numpy as np
 
+from ..data.pairs import PAIRED
 from ..distribution import COMMAND, PACKAGE
 from ..errors import UserError
 from ..models import cpu_kernels
@@ -154,8 +155,11 @@ class Store:
 
     def __iter__(self) -> Iterator[Record]:
         """Yield every traced tweet, batch by batch; one batch is in memory at a time."""
-        for batch in self.finished():
-            yield from self._records(batch)
+        finished = self.finished()
+        pairs = self._pairs_by_text(finished)
+        for batch in finished:
+            for record in self._records(batch):
+                yield replace(record, pairs=pairs.get(record.result.prompt.tweet))
 
     def record(self, number: int) -> Record:
         """Give one traced tweet.
@@ -414,6 +418,15 @@ class Store:
 
     def _part(self, batch: int) -> Path:
         return self.folder / "parts" / f"{batch:06}.parquet"
+
+    def _pairs_by_text(self, batches: Sequence[int]) -> dict[str, int]:
+        """How many pairs of each text were traced in some batches; empty of single tweets."""
+        plan = self.tweets
+        if PAIRED[0] not in plan:
+            return {}
+        traced = plan["batch"].isin(batches) & ~plan["number"].isin(self.failures()["number"])
+        counts = plan.loc[traced, "text"].str.strip().value_counts()
+        return {str(text): int(count) for text, count in counts.items()}
 
     def _records(self, batch: int) -> Iterator[Record]:
         import pyarrow as pa

@@ -46,7 +46,11 @@ class Options:
     )
     interval: Interval = described("bootstrap", "How 95% intervals over tweets are computed.")
     normalised: bool = described(False, "As shares of the total effect.")
-    proxy: Proxy = described("log_odds", "The number whose change is the effect.")
+    proxy: Proxy | None = described(
+        None,
+        "The number whose change is the effect.",
+        unset="log_odds; of pairs log_ratio",
+    )
     towards: Towards = described("prediction", "The side towards which effects count.")
 
 
@@ -134,14 +138,20 @@ def study(
     punctuation = None
     if isinstance(source, Store):
         punctuation = kept_ablation(source)
-        determines = source.manifest["determines"]
-        origin = dict(source.manifest["origin"]) | {
-            "selection": determines["selection"],
-            "only_roles": determines["roles"],
-            "most_tokens": determines["most_tokens"],
-        }
-        origin["model"] = str(origin["model"]).replace("\\", "/").rsplit("/", 1)[-1]
+        origin = origin_of(source)
     return Study(whole, by_label, by_length, differences, median, origin, punctuation)
+
+
+def origin_of(store: Store) -> dict[str, Any]:
+    """Data, selection and versions of a sweep; not where its model lies on this machine."""
+    determines = store.manifest["determines"]
+    origin = dict(store.manifest["origin"]) | {
+        "selection": determines["selection"],
+        "only_roles": determines["roles"],
+        "most_tokens": determines["most_tokens"],
+    }
+    origin["model"] = str(origin["model"]).replace("\\", "/").rsplit("/", 1)[-1]
+    return origin
 
 
 def kept_ablation(store: Store) -> pd.DataFrame | None:
@@ -176,9 +186,9 @@ def save(found: Study, path: str | Path) -> Path:
         "form": FORMAT,
         "median": found.median,
         "origin": found.origin,
-        "average": _written(found.average),
-        "by_label": {name: _written(group) for name, group in found.by_label.items()},
-        "by_length": {name: _written(group) for name, group in found.by_length.items()},
+        "average": average_to_json(found.average),
+        "by_label": {name: average_to_json(group) for name, group in found.by_label.items()},
+        "by_length": {name: average_to_json(group) for name, group in found.by_length.items()},
         "differences": {name: _columns(frame) for name, frame in found.differences.items()},
         "punctuation": None if found.punctuation is None else _columns(found.punctuation),
     }
@@ -199,9 +209,13 @@ def load(path: str | Path) -> Study:
         if content["form"] != FORMAT:
             raise ValueError(f"form {content['form']}")
         return Study(
-            average=_read(content["average"]),
-            by_label={name: _read(group) for name, group in content["by_label"].items()},
-            by_length={name: _read(group) for name, group in content["by_length"].items()},
+            average=average_from_json(content["average"]),
+            by_label={
+                name: average_from_json(group) for name, group in content["by_label"].items()
+            },
+            by_length={
+                name: average_from_json(group) for name, group in content["by_length"].items()
+            },
             differences={name: _frame(held) for name, held in content["differences"].items()},
             median=content["median"],
             origin=content["origin"],
@@ -213,7 +227,8 @@ def load(path: str | Path) -> Study:
         ) from error
 
 
-def _written(group: Average) -> dict[str, Any]:
+def average_to_json(group: Average) -> dict[str, Any]:
+    """An average as values that JSON knows, five digits each."""
     total = group.total
     return {
         "frame": _columns(group.frame),
@@ -234,7 +249,8 @@ def _thinned(group: Average) -> pd.DataFrame:
     return group.history[[row in cells for row in rows]]
 
 
-def _read(held: dict[str, Any]) -> Average:
+def average_from_json(held: dict[str, Any]) -> Average:
+    """Read what `average_to_json` wrote; it cannot be compared further."""
     mean, lower, upper, n = (float("nan") if value is None else value for value in held["total"])
     return Average(
         frame=_frame(held["frame"]),

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..data import datasets
 from ..data.labelling import check_frame
+from ..data.pairs import PAIRED
 from ..errors import UserError
 from ..models.identity import ENGINE, same_model
 from ..models.model import Model
@@ -54,8 +55,6 @@ _CONTROL_SECONDS = 1.0  # how long a wish to stop may go unnoticed within a batc
 _CHUNK = 256  # tweets asked at once whether the probe is right about them
 # Read later, or not for sweeps.
 _NOT_DETERMINING = ("proxy", "seconds", "stable_for", "until", "rows", "total_samples", "edited")
-PAIRED = ("counterfactual", "counterfactual_label")
-"""Columns of data whose rows are pairs (`core.data.pairs`)."""
 
 
 @dataclass(frozen=True)

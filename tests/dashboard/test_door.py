@@ -24,7 +24,9 @@ from core.dashboard import (
     follow_ups,
     intervening,
     models_on_disk,
+    noise_and_pairs,
     open_settings,
+    pairs_choice,
     probing,
     sweeping,
     tracing,
@@ -104,6 +106,16 @@ def _sweep(name: str, reads: Probe, data: Data, samples: int) -> Guarded:
     return sweeping.beginning(name, reads, data, asked)
 
 
+def _sweep_of_pairs(name: str, reads: Probe, data: Data) -> Guarded:
+    pairs = data.frame.assign(
+        text="good " + data.frame["label"].astype("str"),
+        counterfactual=data.frame["text"],
+        counterfactual_label=1 - data.frame["label"],
+    )
+    asked = sweeping.Asked(TraceSettings(corruption="counterfactual"), Selection(), None, None)
+    return sweeping.beginning(name, reads, replace(data, frame=pairs), asked)
+
+
 def _question(which: str):
     def make(world: World, name: str, text: str, samples: int) -> Guarded:
         result = world.traced(name, text, samples)
@@ -143,6 +155,14 @@ WORKS = {
     ),
     **{f"follow_ups.answering:{which}": (ALL, _question(which)) for which in follow_ups.QUESTIONS},
     "sweeping.beginning": (ALL, lambda w, name, text, n: _sweep(name, w.probe, w.data(text), n)),
+    "sweeping.beginning:pairs": (
+        ALL - {"samples"},
+        lambda w, name, text, n: _sweep_of_pairs(name, w.probe, w.data(text)),
+    ),
+    "pairs_choice.making": (
+        frozenset({"model"}),
+        lambda w, name, text, n: pairs_choice.making(name, w.probe),
+    ),
     "ablating_punctuation.ablating": (
         ALL - {"samples"},
         lambda w, name, text, n: ablating_punctuation.ablating(w.sweep_of(name, text)),
@@ -156,8 +176,12 @@ WORKS = {
 }
 """Every work that loads a model: what of it is limited, and how it is made."""
 
+OF_VISITORS = [name for name, (limited, _) in WORKS.items() if limited != {"model"}]
+"""Those that read what a visitor gives; others read the built-in tweets alone."""
+
 WITHOUT_A_MODEL = {
     "averaging.averaging": lambda: averaging.averaging(None, Options()),
+    "noise_and_pairs.averaging_both": lambda: noise_and_pairs.averaging_both(None, None, Options()),
     "comparing_averages.averaging": lambda: comparing_averages.averaging([], share=False),
     "data_choice.fetching": lambda: data_choice.fetching("owner/name", "train"),
     "open_settings.fetching": lambda: open_settings.fetching("https://files.example/settings.json"),
@@ -287,7 +311,7 @@ def test_a_model_is_looked_at_before_it_is_loaded(name, world, loaded, tmp_path,
     assert loaded == []
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", OF_VISITORS)
 def test_a_work_that_asks_too_much_is_refused_before_it_begins(name, world, loaded, monkeypatch):
     limited, make = WORKS[name]
     work = make(world, "gpt2", TWEET, SAMPLES)
@@ -311,7 +335,7 @@ def test_a_work_that_asks_too_much_is_refused_before_it_begins(name, world, load
     assert loaded == []
 
 
-@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("name", OF_VISITORS)
 def test_a_work_that_asks_what_is_allowed_reads_no_more_than_it_asked(
     name, world, loaded, monkeypatch
 ):

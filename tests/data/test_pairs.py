@@ -1,37 +1,19 @@
 """Pairs of the published shapes load without questions; what makes no pair is told with its row."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from pair_files import CEBAB, CONTRAST, IMDB, ORIGINAL, SST2
 
 import core
 from core.data.datasets import load_table
 from core.data.labels import Question
-from core.data.pairs import find_pairs, load_pairs
+from core.data.pairs import OWN, edited_pairs, find_pairs, load_pairs
+from core.data.tables import safe_csv
 from core.errors import UserError
 
 COLUMNS = ["text", "label", "counterfactual", "counterfactual_label"]
-
-# Made up rows of the forms in which the sets are published.
-IMDB = """Sentiment\tText\tbatch_id
-Negative\t"A ""bad"" film.<br /><br />Don't see it."\t122
-Positive\t"A ""good"" film.<br /><br />See it."\t122
-Positive\tThe plot is strong.\t284
-Negative\tThe plot is weak.\t284
-"""
-CEBAB = (
-    "id,original_id,edit_id,is_original,edit_goal,edit_type,description,review_majority\n"
-    "7_0,7,0,True,,,The soup was warm and tasty.,5\n"
-    "7_1,7,1,False,Negative,food,The soup was cold and bland.,1\n"
-    "7_2,7,2,False,unknown,food,The room was warm.,no majority\n"
-    "7_3,7,3,False,Positive,service,The soup was tasty and the waiter kind.,4\n"
-    "8_1,8,1,False,Positive,food,The fish was fresh.,4\n"
-    "8_0,8,0,True,,,The fish was off.,2\n"
-    "9_0,9,0,True,,,It was a place.,3\n"
-    "9_1,9,1,False,Negative,food,It was a bad place.,2\n"
-)
-ORIGINAL = "Sentiment\tText\nNegative\tA dull film.\nPositive\tA fine cast.\n"
-CONTRAST = "Sentiment\tText\nPositive\tA gripping film.\nNegative\tA poor cast.\n"
-SST2 = "sentence\tlabel\tpair_id\na charming film\t1\t0\na tedious film\t0\t0\n"
 
 
 @pytest.fixture
@@ -42,6 +24,11 @@ def written(tmp_path):
         return path
 
     return write
+
+
+def _written(path: Path, content: str) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path
 
 
 def rows(frame: pd.DataFrame) -> list[tuple]:
@@ -177,3 +164,45 @@ def test_where_no_pair_is_left_the_sentence_says_why(written):
 def test_built_in_texts_are_no_pairs_yet():
     with pytest.raises(UserError, match="python -m core pairs --data vader-tweets"):
         load_pairs("vader-tweets")
+
+
+def test_edited_pairs_keep_what_they_were_made_by_and_new_ones_are_a_persons_own():
+    before = pd.DataFrame(
+        [
+            ("good day", 1, "bad day", 0, "antonym", "good", "bad", True),
+            ("so bad", 0, "not so bad", 1, "negated", "so", "not so", False),
+            ("dropped", 1, "gone", 0, "antonym", "dropped", "gone", True),
+        ],
+        columns=[*COLUMNS, "edit", "before", "after", "same_length"],
+    )
+    table = pd.DataFrame(
+        [
+            ("so bad", "negative", "not so bad", "positive"),
+            ("good day", "positive", "@sad day", "negative"),
+            ("good day", "positive", "bad day", "negative"),
+            (None, "positive", "half a row", "negative"),
+            ("same", "positive", "other", "positive"),
+        ],
+        columns=COLUMNS,
+    )
+    found = edited_pairs(table, before)
+    assert rows(found.frame) == [
+        ("so bad", 0, "not so bad", 1),
+        ("good day", 1, "@sad day", 0),
+        ("good day", 1, "bad day", 0),
+    ]
+    assert found.frame["edit"].tolist() == ["negated", OWN, "antonym"]
+    assert found.frame["group"].tolist() == [0, 1, 1]
+    assert found.same_label == 1
+    assert found.refused_frame()["row"].tolist() == [3]
+
+
+def test_edited_pairs_that_are_saved_are_loaded_again(tmp_path):
+    before = find_pairs(load_table(_written(tmp_path / "sst2.tsv", SST2))).frame
+    words = before.assign(text="@name " + before["text"])[COLUMNS].replace(
+        {"label": {1: "positive", 0: "negative"}, "counterfactual_label": {1: "pos", 0: "neg"}}
+    )
+    found = edited_pairs(words, before).frame
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(safe_csv(found))
+    assert rows(load_pairs(path)) == rows(found)

@@ -10,18 +10,23 @@ import psutil
 import pytest
 from average_traces import records
 from drawn import charts, titles
+from pair_files import CEBAB, CONTRAST, IMDB, ORIGINAL, SST2
 from paths import ROOT
 from streamlit.testing.v1 import AppTest
 from tiny_probes import make_probe
+from tiny_sweeps import as_pairs
 from tiny_world import keep_model, keep_tweets, own_queue
 
 from core import dashboard
-from core.dashboard import average_views, averaging, sweeping
+from core.dashboard import average_views, averaging, noise_and_pairs, sweeping
 from core.data.datasets import load_dataset
 from core.models.loading import load_model
-from core.sweeps import study, sweep
+from core.prompts.counterfactuals import EDITS
+from core.sweeps import study, sweep, two_corruptions
+from core.sweeps.average import average
 from core.sweeps.store import Store, sweeps
 from core.sweeps.sweep import Selection
+from core.sweeps.two_corruptions import TwoCorruptions
 from core.tracing.result import TraceSettings
 
 PATIENCE = 240.0  # seconds until what hangs is called failed
@@ -54,7 +59,14 @@ def open_page(**query: str) -> AppTest:
 
 def settled(page: AppTest) -> AppTest:
     """The page once its background work is over."""
-    slots = ("job:sweep", "job:average", "job:average:other", "job:punctuation")
+    slots = (
+        "job:sweep",
+        "job:average",
+        "job:average:other",
+        "job:punctuation",
+        "job:pairs",
+        "job:average:corruptions",
+    )
     for _ in range(4):
         jobs = [page.session_state[slot] for slot in slots if slot in page.session_state]
         for job in jobs:
@@ -219,6 +231,159 @@ def test_what_is_asked_for_is_what_is_swept(monkeypatch):
     assert (settings.samples, settings.kinds, settings.seed) == (2, ("mlp",), 3)
     assert (settings.every, settings.corruption) == (2, "uniform")
     assert not store.tweets["label"].any()
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+def over_pairs(page: AppTest, source: str) -> AppTest:
+    page.button_group("sweep:over").set_value("pairs").run()
+    page.button_group("pairs:source").set_value(source).run()
+    assert not page.exception
+    return page
+
+
+def test_pairs_made_of_the_tweets_are_counted_and_swept(monkeypatch):
+    monkeypatch.setattr(Store, "start", lambda self, **_: [])
+    page = over_pairs(open_page(), "made")
+    assert page.button("sweep:start").disabled
+    page.button("pairs:make").click().run()
+    page = settled(page)
+    assert not page.error
+    made = page.session_state["job:pairs"].progress().partial
+    assert made.describe() in said(page)
+    (counts,) = [frame.value for frame in page.dataframe if "same_length" in frame.value]
+    assert counts["kept"].tolist() == made.counts["kept"].tolist()
+    kind, number = next(iter(made.frame["edit"].value_counts().items()))
+    assert f"{number:,} {EDITS[kind]}" in said(page)
+    page.number_input("sweep:n").set_value(5).run()
+    page.selectbox("sweep:edited").set_value("all").run()
+    page.selectbox("sweep:direction").set_value("corrupt").run()
+    assert "5 pairs" in said(page)
+    page.button("sweep:start").click().run()
+    settled(page)
+    (store,) = sweeps()
+    settings = store.task.settings
+    assert (settings.corruption, settings.edited, settings.direction) == (
+        *("counterfactual", "all", "corrupt"),
+    )
+    assert set(store.tweets["counterfactual"]) <= set(made.frame["counterfactual"])
+    assert store.manifest["origin"]["data"] == "vader-tweets, pairs"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("paired.tsv", IMDB),
+        ("cebab.csv", CEBAB),
+        ("sst2.tsv", SST2),
+        ("pairs.csv", "text,counterfactual,label\ngood day,bad day,1\nbad day,good day,0\n"),
+    ],
+)
+def test_files_of_the_published_shapes_are_swept_without_a_question(monkeypatch, name, content):
+    monkeypatch.setattr(Store, "start", lambda self, **_: [])
+    page = over_pairs(open_page(), "file")
+    page.file_uploader("pairs:upload").upload(name, content.encode(), "text/csv").run()
+    assert not page.exception
+    assert not page.error
+    assert "pair" in said(page)
+    page.button("sweep:start").click().run()
+    settled(page)
+    (store,) = sweeps()
+    assert store.task.settings.corruption == "counterfactual"
+
+
+def test_the_two_files_of_a_contrast_set_are_read_together():
+    page = over_pairs(open_page(), "file")
+    page.file_uploader("pairs:upload").set_value(
+        [
+            ("test_contrast.tsv", CONTRAST.encode(), ""),
+            ("test_original.tsv", ORIGINAL.encode(), ""),
+        ]
+    ).run()
+    assert "test_original.tsv and test_contrast.tsv, row by row" in said(page)
+    assert not page.button("sweep:start").disabled
+
+
+def test_what_a_file_of_pairs_leaves_open_is_asked():
+    page = over_pairs(open_page(), "file")
+    rows = [("good day", "bad day", "up"), ("bad day", "good day", "down")]
+    content = "\n".join(
+        json.dumps(dict(zip(("one", "two", "felt"), row, strict=True))) for row in rows
+    )
+    page.file_uploader("pairs:upload").upload("mine.jsonl", content.encode(), "").run()
+    assert "name the two columns of texts" in said(page)
+    assert page.button("sweep:start").disabled
+    for title, column in (("Texts", "one"), ("Counterfactuals", "two"), ("Labels", "felt")):
+        next(box for box in page.selectbox if box.label == title).set_value(column).run()
+    assert "say which are positive" in said(page)
+    positive, negative, _ = [box for box in page.multiselect if ":pairs:" in box.key]
+    positive.set_value(["up"])
+    negative.set_value(["down"]).run()
+    assert not page.exception
+    assert "2 pairs of 2 texts" in said(page)
+    assert not page.button("sweep:start").disabled
+
+
+def test_a_sweep_over_pairs_is_shown_in_the_logit_difference_and_leads_to_its_pairs():
+    model = load_model("gpt2")
+    pairs = as_pairs(load_dataset("vader-tweets")[:20])
+    twice = pd.concat([pairs, pairs.assign(counterfactual="not " + pairs["text"])[:4]])
+    settings = TraceSettings(corruption="counterfactual", edited="all")
+    store = sweep.create(model, make_probe(model), twice, settings, data="mine")
+    list(sweep.run(model, store))
+    page = look(open_page(), "peaks")
+    assert "gpt2 on 24 pairs of 20 tweets of mine" in said(page)
+    assert "log P(good) - log P(bad) (nats)" in said(page)
+    peaks = averaging.study(store).average.peaks
+    role = str(peaks[peaks["kind"].astype(str) == "mlp"]["role"].iloc[0])
+    page.session_state["average:bar"] = {"kind": "mlp", "role": role}
+    page.run()
+    table = next(frame.value for frame in page.dataframe if "trace" in frame.value)
+    known = set(zip(twice["text"], twice["counterfactual"], strict=True))
+    assert set(zip(table["tweet"], table["other"], strict=True)) <= known
+    for row in table.to_dict("records"):
+        query = {k: v[0] for k, v in parse_qs(urlsplit(row["trace"]).query).items()}
+        asked = (query["tweet"], query["how"], query["other"], query["edited"])
+        assert asked == (row["tweet"], "counterfactual", row["other"], "all")
+
+
+def test_noise_and_pairs_stand_side_by_side():
+    model, tweets = load_model("gpt2"), load_dataset("vader-tweets")[:24]
+    noise = make_store(24, tweets=tweets)
+    page = look(open_page(sweep=noise.id), "corruptions")
+    assert "There is no sweep over pairs of this model yet" in said(page)
+    settings = TraceSettings(corruption="counterfactual")
+    pairs = sweep.create(model, make_probe(model), as_pairs(tweets), settings, data="mine")
+    list(sweep.run(model, pairs))
+    for store, proxy in ((noise, "log_odds"), (pairs, "log_ratio")):
+        expected = TwoCorruptions(
+            *(average(each, normalised=True, proxy=proxy) for each in (noise, pairs))
+        )
+        page = look(open_page(sweep=store.id), "corruptions")
+        assert not page.exception
+        assert not page.error
+        assert expected.sentences()[0] in said(page)
+        for site in expected.sites:
+            assert site.where[1:] in said(page)
+        assert titles(page).count("MLP") == 4
+
+
+def test_the_two_averages_that_come_along_are_shown(monkeypatch, tmp_path):
+    study.save(study.study(list(records(40))), averaging.FILE)
+    page = look(open_page(), "corruptions")
+    assert "The example has no average over pairs" in said(page)
+    model, tweets = load_model("gpt2"), load_dataset("vader-tweets")[:12]
+    settings = TraceSettings(corruption="counterfactual")
+    stores = [make_store(12, tweets=tweets)]
+    stores.append(sweep.create(model, make_probe(model), as_pairs(tweets), settings))
+    list(sweep.run(model, stores[1]))
+    found = TwoCorruptions(*(average(s, normalised=True, proxy="log_ratio") for s in stores))
+    monkeypatch.setattr(noise_and_pairs, "FILE", two_corruptions.save(found, tmp_path / "two.json"))
+    page = open_page()
+    page.selectbox("average:shown").set_value("example").run()
+    look(page, "corruptions")
+    assert found.sentences()[0] in said(page)
 
 
 # --- watching and holding ------------------------------------------------------------------------
@@ -401,7 +566,7 @@ def test_every_side_of_a_sweep_is_drawn():
 def test_how_it_is_counted_can_be_changed():
     make_store(24)
     page = open_page()
-    page.selectbox("average:proxy").set_value("probability").run()
+    page.selectbox("average:proxy:tweets").set_value("probability").run()
     settled(page)
     assert page.metric[0].label == "Average total effect, probe's probability of positive"
     page.selectbox("average:roles").set_value("paper").run()

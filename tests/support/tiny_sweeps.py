@@ -15,6 +15,9 @@ from core.tracing.result import TraceSettings
 
 WORDS = "good bad happy sad great awful my flight service not love waiting @name :( day terrible"
 
+NOISE = TraceSettings(samples=2)
+PAIRS = TraceSettings(corruption="counterfactual")
+
 
 def make_tweets(n: int, seed: int = 0, longest: int = 6) -> pd.DataFrame:
     draw = random.Random(seed)
@@ -41,10 +44,19 @@ def assert_equal(first: Store, second: Store) -> None:
             np.testing.assert_array_equal(own, other)
 
 
-def made_in(folder: Path, home: Path, monkeypatch, tweets: pd.DataFrame) -> tuple[Model, Store]:
+def as_pairs(tweets: pd.DataFrame) -> pd.DataFrame:
+    """Each with a text of another length as its counterfactual."""
+    return tweets.assign(
+        counterfactual="so " + tweets["text"], counterfactual_label=1 - tweets["label"]
+    )
+
+
+def made_in(
+    folder: Path, home: Path, monkeypatch, tweets: pd.DataFrame, settings: TraceSettings = NOISE
+) -> tuple[Model, Store]:
     monkeypatch.setenv("SENTITRACE_HOME", str(home))
     model = load_model(folder, device="cpu")
-    return model, sweep.create(model, make_probe(model), tweets, TraceSettings(samples=2))
+    return model, sweep.create(model, make_probe(model), tweets, settings)
 
 
 def times_of(store: Store) -> dict[str, int]:

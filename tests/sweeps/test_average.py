@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,12 +224,38 @@ def test_intervals_cover_the_truth(interval):
     sums.samples.add(1)
     for _ in range(40):
         values = draw.normal(1.0, 0.5, (1, sets))
-        sums._block.append(({"last": values}, 2.0, int(draw.integers(2**60))))
-        sums.n += 1
+        found = {"": (np.zeros((1, sets)), 2.0), "last": (values, 2.0)}
+        sums._block.append((found, int(draw.integers(2**60))))
+        sums.n, sums.records = sums.n + 1, sums.records + 1
     frame = sums.average(interval, False).frame
     held = ((frame["lower"] <= 1.0) & (frame["upper"] >= 1.0)).sum()
     # A percentile bootstrap of 40 holds a little less than 95%; 5 standard errors are 22.
     assert 0.93 * sets - 22 <= held <= 0.95 * sets + 22
+
+
+@pytest.mark.parametrize("interval", ["bootstrap", "normal"])
+def test_intervals_over_pairs_are_over_the_texts_that_were_edited(interval):
+    draw = np.random.default_rng(0)
+    texts, records = [], []
+    for number in range(40):
+        sizes = draw.normal(1.0, 0.5) + draw.normal(0.0, 0.2, 1 + number % 4)
+        texts.append(sizes.mean())
+        for size in sizes:
+            result = made(f"My flight {number}", 3.0, 1.0, lambda layer, t, s=size: s)
+            settings = replace(result.settings, corruption="counterfactual")
+            records.append(Record(0, 0, 1, replace(result, settings=settings), len(sizes)))
+    found = average(records, interval=interval, replicates=4000, proxy="log_odds")
+    row, values = cell(found, 1, "last"), np.array(texts)
+    assert (found.n, found.about["pairs"], row["n"]) == (40, 100, 40)
+    assert row["mean"] == pytest.approx(values.mean())
+    if interval == "normal":
+        lower, upper = stats.t.interval(0.95, 39, values.mean(), stats.sem(values))
+    else:
+        lower, upper = stats.bootstrap(
+            (values,), np.mean, method="percentile", n_resamples=4000, rng=0
+        ).confidence_interval
+    within = 0.08 * (upper - lower) if interval == "bootstrap" else 1e-9
+    assert (row["lower"], row["upper"]) == pytest.approx((lower, upper), abs=within)
 
 
 BASE = made("My flight", 2.0, 1.0)

@@ -33,7 +33,7 @@ def test_the_expected_picture_is_shown_where_it_is():
     assert late["attn"].role == "last"
     assert late["attn"].layers[1] == LAYERS - 1
     assert "Early site: hidden state at Sentiment word, last token, layers" in found.sentence
-    assert "n = 60" in found.effect
+    assert "60 tweets" in found.effect
 
 
 def test_it_is_refuted_where_the_numbers_say_the_opposite():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from linear_model import make_linear_model
+from scipy import stats
 from tiny_models import make_model
 from tiny_probes import make_probe
-from tiny_sweeps import assert_equal, make_tweets, times_of
 
 from core.charts.average import caption_of
+from core.data.pairs import PAIRED
 from core.errors import UserError
 from core.models.model import Model
 from core.probes.probe import Probe
@@ -94,37 +98,72 @@ def test_more_pairs_take_over_what_was_traced(own_home, model, probe) -> None:
     assert len(sweep.create(model, probe, changed, SETTINGS, together=1)) == 0
 
 
-def test_interrupted_ten_times_it_equals_the_undisturbed_one(
-    tmp_path, monkeypatch, model, probe
-) -> None:
-    texts = make_tweets(12)
-    pairs = texts.assign(
-        counterfactual="so " + texts["text"], counterfactual_label=1 - texts["label"]
+def test_an_average_over_pairs_is_what_the_hand_works_out(own_home) -> None:
+    """Of "day good I am feeling" and its edit the values differ by d at position 1 of 5. So the
+    first layer's attention differs by d/2, d/3, d/4, d/5 from there on, the states after it by d
+    more at position 1, and the last state by d (1/5 + (1 + 1/2 + 1/3 + 1/4 + 1/5) / 5)."""
+    model = make_linear_model({" good": 1.0, " bad": -1.0, " awful": -2.0})
+    probe = replace(
+        make_probe(model), mean=(0.0, 0.0), scale=(1.0, 1.0), coefficients=(1.0, -1.0), intercept=0
     )
-    stores = []
-    for name in ("whole", "broken"):
-        monkeypatch.setenv("SENTITRACE_HOME", str(tmp_path / name))
-        stores.append(sweep.create(model, probe, pairs, SETTINGS, together=1))
-    monkeypatch.setenv("SENTITRACE_HOME", str(tmp_path / "whole"))
-    list(sweep.run(model, stores[0]))
-    monkeypatch.setenv("SENTITRACE_HOME", str(tmp_path / "broken"))
-    for _ in range(10):
-        calls = 0
+    pairs = pd.DataFrame(
+        [
+            ("day good", 1, "day bad", 0),  # d = 2
+            ("day good", 1, "day awful", 0),  # d = 3, of the same text
+            ("day awful", 0, "day good", 1),  # d = 3, and towards negative
+        ],
+        columns=["text", "label", *PAIRED],
+    )
+    share = {"total": 1 / 5 + (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5}
+    share |= {("hidden", "sentiment_last"): (1 + 1 / 2) / 5, ("hidden", "last"): 1 / 5 + 1 / 25}
+    share |= {("attn", "sentiment_last"): 1 / 10, ("mlp", "last"): 0.0}
+    d = (2 + 3) / 2, 3  # of the two texts; the mean over three pairs would be another
+    for direction in ("restore", "corrupt"):
+        settings = TraceSettings(corruption="counterfactual", direction=direction, window=1)
+        store = sweep.create(model, probe, pairs, settings, together=2)
+        list(sweep.run(model, store))
+        for interval in ("bootstrap", "normal"):
+            found = average(store, interval=interval)
+            assert (found.n, found.about["pairs"]) == (2, 3)
+            assert found.counted == "3 pairs of 2 tweets"
+            assert found.about["proxy"] == "log_ratio"
+            assert found.total.mean == pytest.approx(4 * np.mean(d) * share["total"], rel=1e-5)
+            cells = found.frame.set_index(["kind", "role", "layer"])["mean"]
+            shares = average(store, interval=interval, normalised=True).frame
+            shares = shares.set_index(["kind", "role", "layer"])
+            for (kind, role), carried in list(share.items())[1:]:
+                expected = 4 * np.mean(d) * carried
+                assert cells[kind, role, 0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+                ratio = shares.loc[(kind, role, 0)]
+                for end in ("mean", "lower", "upper"):  # every pair has this same ratio
+                    assert ratio[end] == pytest.approx(carried / share["total"], abs=1e-5)
+        # A t interval over the two texts.
+        reach = stats.t.ppf(0.975, 1) * stats.sem(d) * 4 * share["total"]
+        assert found.total.upper - found.total.mean == pytest.approx(reach, rel=1e-4)
 
-        def break_off(_share: float) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > 12:
-                raise KeyboardInterrupt
 
-        before = times_of(stores[1])
-        with pytest.raises(KeyboardInterrupt):
-            list(sweep.run(model, stores[1], progress=break_off))
-        assert before.items() <= times_of(stores[1]).items()  # what is done stays
-    assert 0 < len(times_of(stores[1])) < 12  # broken off between and within batches
-    list(sweep.run(model, stores[1]))
-    assert stores[1].status().state == "done"
-    assert_equal(*stores)
+def test_pairs_of_one_text_are_one_unit_whatever_their_order(own_home, model, probe) -> None:
+    edits = PAIRS.assign(text="good day", label=1)
+    pairs = pd.concat([PAIRS, edits[1:5], edits[2:4].assign(text="so good")], ignore_index=True)
+    store = sweep.create(model, probe, pairs, SETTINGS, together=1)
+    list(sweep.run(model, store))
+    records = list(store)
+    assert {record.pairs for record in records} == {1, 2, 5}
+    found = average(records, normalised=True)
+    assert found.counted == "12 pairs of 7 tweets"
+    assert found.frame["peak_share"].groupby(found.frame["kind"]).sum().tolist() == [1.0] * 3
+    unknown = [replace(record, pairs=None) for record in reversed(records)]
+    other = average(unknown, normalised=True)
+    pd.testing.assert_frame_equal(found.frame, other.frame)
+    assert found.total == pytest.approx(other.total)
+    # By hand: the mean of each text's mean.
+    texts = [record.result.prompt.tweet for record in records]
+    effects = [
+        record.result.under("log_ratio").total_effect * (1 if record.result.high >= 0 else -1)
+        for record in records
+    ]
+    means = pd.Series(effects).groupby(texts).mean()
+    assert found.total.mean == pytest.approx(means.mean())
 
 
 def test_correct_pairs_are_those_of_which_both_texts_are_predicted(own_home, model, probe) -> None:

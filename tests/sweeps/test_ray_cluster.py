@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import ray
 from ray.cluster_utils import Cluster
 from tiny_models import save_folder
-from tiny_sweeps import assert_equal, made_in, make_tweets, times_of
+from tiny_sweeps import PAIRS, as_pairs, assert_equal, made_in, make_tweets, times_of
 
 from core.sweeps import ray_cluster, sweep
 from core.sweeps.ray_cluster import run_on_ray
@@ -79,6 +79,15 @@ def test_a_node_is_killed_in_mid_sweep(tmp_path, folder, monkeypatch, nodes, cap
 
     model, alone = made_in(folder, tmp_path / "alone", monkeypatch, tweets)
     assert alone.id == store.id
+    list(sweep.run(model, alone))
+    assert_equal(store, alone)
+
+    # Pairs, on the node that is left.
+    pairs = as_pairs(tweets[:8])
+    _, store = made_in(folder, tmp_path / "cluster", monkeypatch, pairs, PAIRS)
+    *_, status = run_on_ray(store, nodes.address, cores=1)
+    assert (status.state, status.done, status.failed) == ("done", 8, 0)
+    model, alone = made_in(folder, tmp_path / "alone", monkeypatch, pairs, PAIRS)
     list(sweep.run(model, alone))
     assert_equal(store, alone)
 

@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import time
+from collections.abc import Sequence
+from itertools import zip_longest
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 from processes import start
 from tiny_models import make_model, save_folder
 from tiny_probes import make_probe
-from tiny_sweeps import assert_equal, made_in, make_tweets, reads_of, times_of
+from tiny_sweeps import PAIRS, as_pairs, assert_equal, made_in, make_tweets, reads_of, times_of
 
 from core.errors import UserError
 from core.models import cpu_kernels
@@ -319,11 +321,12 @@ def folder(tmp_path: Path) -> Path:
     return save_folder(tmp_path / "model", layers=3)
 
 
-def work(id: str, folder: Path, home: Path, line: Connection | None = None) -> None:
-    """Work at a store; on a line, begin so many further batches as are allowed there."""
+def work(ids: Sequence[str], folder: Path, home: Path, line: Connection | None = None) -> None:
+    """Work at stores, a batch of each in turn; on a line, do so many turns as are allowed there."""
     os.environ["SENTITRACE_HOME"] = str(home)
+    model = load_model(folder, device="cpu")
     allowed = 0
-    for _ in sweep.run(load_model(folder, device="cpu"), open_store(id)):
+    for _ in zip_longest(*(sweep.run(model, open_store(id)) for id in ids)):
         if line is not None:
             line.send("ready")
             while not allowed:
@@ -331,54 +334,64 @@ def work(id: str, folder: Path, home: Path, line: Connection | None = None) -> N
             allowed -= 1
 
 
+def both_made_in(folder: Path, home: Path, monkeypatch, tweets: pd.DataFrame):
+    """The model, and the sweeps of the tweets by noise and of as many pairs."""
+    model, noise = made_in(folder, home, monkeypatch, tweets)
+    return model, [noise, made_in(folder, home, monkeypatch, as_pairs(tweets), PAIRS)[1]]
+
+
 def test_killed_at_ten_random_moments(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)  # 40 batches
-    tweets = make_tweets(40)
+    monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)  # 26 batches
+    tweets = make_tweets(26)
     home = tmp_path / "killed"
-    _, store = made_in(folder, home, monkeypatch, tweets)
+    _, killed = both_made_in(folder, home, monkeypatch, tweets)
+    ids = [store.id for store in killed]
     draw = random.Random(0)
-    seen: dict[str, int] = {}
+    seen: list[dict[str, int]] = [{}, {}]
     for _ in range(10):
         line, theirs = Pipe()
-        process = start(work, store.id, folder, home, theirs)
+        process = start(work, ids, folder, home, theirs)
         theirs.close()
-        batches = draw.randint(1, 3)
-        line.send(batches)
-        for _ in range(batches):
+        turns = draw.randint(1, 2)
+        line.send(turns)
+        for _ in range(turns):
             assert line.recv() == "ready"
         time.sleep(draw.uniform(0, 0.05))  # it is at the last of them, or waits after it
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        now = times_of(store)
-        assert now == now | seen  # what was finished is still there, and was not made again
-        assert len(seen) + batches - 1 <= len(now) <= len(seen) + batches
-        seen = now
-    process = start(work, store.id, folder, home)
+        for number, (each, before) in enumerate(zip(killed, seen, strict=True)):
+            now = times_of(each)
+            assert now == now | before  # what was finished is still there, and was not made again
+            assert len(before) + turns - 1 <= len(now) <= len(before) + turns
+            seen[number] = now
+    process = start(work, ids, folder, home)
     process.join()
     assert process.exitcode == 0
-    assert times_of(store) == times_of(store) | seen
-    status = store.status()
-    assert (status.state, status.done, status.failed, status.workers) == ("done", 40, 0, 0)
-    numbers = [record.number for record in store]
-    assert sorted(numbers) == list(range(40))  # each once
+    for each, before in zip(killed, seen, strict=True):
+        assert times_of(each) == times_of(each) | before
+        status = each.status()
+        assert (status.state, status.done, status.failed, status.workers) == ("done", 26, 0, 0)
+        numbers = [record.number for record in each]
+        assert sorted(numbers) == list(range(26))  # each once
 
-    model, undisturbed = made_in(folder, tmp_path / "undisturbed", monkeypatch, tweets)
-    assert undisturbed.id == store.id
-    *_, last = sweep.run(model, undisturbed)
-    assert last.done == 40
-    assert_equal(store, undisturbed)
+    model, undisturbed = both_made_in(folder, tmp_path / "undisturbed", monkeypatch, tweets)
+    for each, alone in zip(killed, undisturbed, strict=True):
+        assert alone.id == each.id
+        *_, last = sweep.run(model, alone)
+        assert last.done == 26
+        assert_equal(each, alone)
 
 
 def test_two_processes_share_a_store(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(sweep, "MOST_TOGETHER", 1)
     tweets = make_tweets(30, longest=12)
     home = tmp_path / "shared"
-    _, store = made_in(folder, home, monkeypatch, tweets)
+    _, store = made_in(folder, home, monkeypatch, as_pairs(tweets), PAIRS)
     lines, processes = [], []
     for _ in range(2):
         line, theirs = Pipe()
-        processes.append(start(work, store.id, folder, home, theirs))
+        processes.append(start(work, [store.id], folder, home, theirs))
         theirs.close()
         lines.append(line)
     for line in lines:
@@ -395,7 +408,7 @@ def test_two_processes_share_a_store(tmp_path, folder, monkeypatch):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(record.number for record in store) == list(range(30))
-    model, alone = made_in(folder, tmp_path / "alone", monkeypatch, tweets)
+    model, alone = made_in(folder, tmp_path / "alone", monkeypatch, as_pairs(tweets), PAIRS)
     list(sweep.run(model, alone))
     assert_equal(store, alone)
 
