@@ -34,7 +34,7 @@ from . import plain, theme
 from .charts import show_chart
 from .door import Guarded, Request
 from .models_on_disk import describe
-from .probing import suffix_of, trained_for
+from .probing import template_of, trained_for
 from .saving import downloads
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def comparing(
             raise UserError(done[0].says)
 
     names = [entry.name for entry in entries]
-    return Guarded(Request.of_trace(names, text, suffix_of(reads), settings), work)
+    return Guarded(Request.of_trace(names, text, template_of(reads), settings), work)
 
 
 def _traced(
@@ -155,7 +155,7 @@ def _load(entry: Entry, job: Job) -> Model:
 def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> Probe:
     """The probe of a model; a twin is read by that of its model, which is trained first."""
     # A tweet that cannot be read is refused before any training.
-    build_prompt(model, text, suffix_of(reads))
+    build_prompt(model, text, template_of(reads))
     trained = pages.load(entry.name) if entry.untrained else model
     return trained_for(job, trained, reads)
 

@@ -22,7 +22,6 @@ import streamlit as st
 from ..errors import UserError
 from ..models.registry import REGISTRY
 from ..patching.sites import Kind
-from ..probes.probe import Features, Probe
 from ..prompts.token_roles import TWEET
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
@@ -34,7 +33,7 @@ from ..tracing.view import KINDS, ordinal
 from . import loaded_for, plain, queue
 from .data_choice import Data
 from .door import Guarded, Request, Texts
-from .probing import suffix_of, trained_for
+from .probing import Reads, template_of, trained_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,7 +229,7 @@ def sweep_choice() -> Asked:
     )
 
 
-def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> Guarded:
+def beginning(name: str, reads: Reads, data: Data, asked: Asked) -> Guarded:
     """The work of beginning a sweep; its result is the store's name."""
     owner = owner_here()
 
@@ -264,7 +263,7 @@ def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> G
         models=(name,),
         prompts=(
             Texts(
-                list(_let_in(data.frame, selection)), suffix_of(reads), longest=selection.longest
+                list(_let_in(data.frame, selection)), template_of(reads), longest=selection.longest
             ),
         ),
         samples=asked.settings.draws,

@@ -344,7 +344,7 @@ def carry_out(
         UserError: the tweet or the plan cannot be used; one sentence says why.
     """
     show = _Progress(progress)
-    prompt = build_prompt(model, plan.text, held.probe.suffix)
+    prompt = build_prompt(model, plan.text, held.probe.template)
     _check(model, plan, prompt)
     before_trace = trace(
         model,
@@ -491,7 +491,7 @@ class _Maker:
                 direction, plan.fill, plan.positions, None if layers is None else tuple(layers)
             )
         return patch_from(
-            self.model, direction, plan.other or "", self.held.probe.suffix, plan.positions
+            self.model, direction, plan.other or "", self.held.probe.template, plan.positions
         )
 
     def sites(self, show: Share) -> list[Site]:
@@ -516,7 +516,7 @@ class _Maker:
         if self.plan.fill == "mean":
             texts = self.held.training_texts[:MEAN_TEXTS]
             means = site_means(
-                self.model, texts, sites, suffix=self.held.probe.suffix, progress=show
+                self.model, texts, sites, template=self.held.probe.template, progress=show
             )
         return SiteAblation(tuple(sites), self.plan.fill, means)
 
@@ -721,7 +721,7 @@ def _read(model: Model, held: HeldOut, plan: Plan, intervention: Intervention | 
 
     probe = held.probe
     read = read_under(model, probe, [plan.text], intervention)[0]
-    prompt = build_prompt(model, plan.text, probe.suffix)
+    prompt = build_prompt(model, plan.text, probe.template)
     context: Any = nullcontext()
     if intervention is not None:
         context = intervention.applied(model, len(prompt))

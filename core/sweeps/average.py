@@ -113,8 +113,8 @@ class Average(Shown):
 
     def titles(self) -> dict[str, str]:
         """What a figure calls each role."""
-        suffix = self.about["suffix_tokens"]
-        return {role: token_roles.title_of(role, suffix) for role in self.roles}
+        labels = self.about["suffix_tokens"], self.about["template_tokens"]
+        return {role: token_roles.title_of(role, *labels) for role in self.roles}
 
     def more_tweets(self, reach: float, kind: str = "total", layer: int = 0, role: str = "") -> int:
         """About how many more tweets does it take to know a mean to ± `reach`?
@@ -427,9 +427,9 @@ class _Sums:
         self.peaked = np.zeros(shape, dtype=np.int64)
         self.free = np.zeros(shape, dtype=bool)
         self._block: list[tuple[dict[str, Array], float, int]] = []
-        tokens = result.prompt.tokens
-        after = [tokens[t].label for t in range(result.prompt.tweet_span[-1] + 1, len(tokens))]
-        self.suffix_tokens = after
+        labels, start = list(result.prompt.labels), result.prompt.suffix_start
+        self.suffix_tokens = labels[start:]
+        self.template_tokens = labels[result.prompt.tweet_span[-1] + 1 : start]
 
     def _widen(self, role: str) -> None:
         """Make room for a role that did not occur before."""
@@ -594,8 +594,9 @@ class _Sums:
             "model": Path(name).name if Path(name).is_absolute() else name,
             "model_identity": first.model_identity,
             "probe": first.probe.features,
-            "suffix": first.prompt.suffix,
+            "suffix": first.probe.suffix,
             "suffix_tokens": self.suffix_tokens,
+            "template_tokens": self.template_tokens,
             "n": self.n,
             "kinds": list(self.kinds),
             "layers": first.layers,
@@ -661,7 +662,7 @@ def _model_of(result: TraceResult) -> tuple[Any, ...]:
     return (
         result.model_identity,
         result.probe.features,
-        result.prompt.suffix,
+        result.prompt.template,
         result.layers,
         result.window,
         settings.kinds,

@@ -16,7 +16,7 @@ import numpy as np
 from ..patching.sites import Kind
 from .findings import RULE, Findings, by_words, findings
 from .findings import cells as cells_of
-from .result import PROXIES, Proxy, TraceResult
+from .result import Proxy, TraceResult, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,26 +145,45 @@ class View:
         if result.samples_done > 1:
             said.append(RULE)
         said.append("Hatched cells are fixed by construction; a frame marks the largest other one.")
-        report = result.probe.report
-        said.append(
-            f"Model {result.model_name}; probe accuracy {report.accuracy:.1%} "
-            f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts."
-        )
+        said.append(f"Model {result.model_name}; {probe_line(result)}.")
+        if result.probe.is_contrast and result.probe.read_as:
+            said.append(result.probe.read_as)
+        if result.prompt.template.format == "chat":
+            said.append("The prompt is in the model's chat template.")
         return " ".join(said)
 
 
 def unit_of(result: TraceResult) -> str:
     """What the effects of a result are measured in."""
-    return PROXIES[result.settings.proxy]
+    return units_of(result.probe)[result.settings.proxy]
 
 
 def short_unit(result: TraceResult) -> str:
     """The same in the few words that fit along a small chart's axis."""
-    return SHORT_UNITS[result.settings.proxy]
+    proxy, contrast = result.settings.proxy, result.probe.is_contrast
+    if proxy in ("good", "bad"):
+        return units_of(result.probe)[proxy]
+    return SHORT_UNITS["log_ratio" if contrast and proxy == "log_odds" else proxy]
+
+
+def probe_line(result: TraceResult) -> str:
+    """How good the probe is; of a contrast, that nothing was fitted."""
+    report = result.probe.report
+    if report is None:
+        return "a contrast of two words, no probe"
+    return (
+        f"probe accuracy {report.accuracy:.1%} "
+        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts"
+    )
 
 
 def headline(result: TraceResult) -> str:
     """What the model makes of the tweet: "Negative, P(positive) = 0.01"."""
+    if result.probe.is_contrast:
+        words = zip(result.probe.words, np.exp(result.reads.clean), strict=True)
+        ranked = sorted(words, key=lambda pair: -pair[1])
+        (first, most), (second, least) = ((word.strip(), f"{p:.2g}") for word, p in ranked)
+        return f"\u201c{first}\u201d above \u201c{second}\u201d: {most} to {least}"
     positive = result.clean_probability
     shown = f"= {positive:.2f}"
     if min(positive, 1 - positive) < 0.005:

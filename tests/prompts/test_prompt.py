@@ -471,7 +471,7 @@ def test_spans(gpt2_like):
         ("all", 'What to corrupt, "all", is not understood; give "tweet", a word as "word:3"'),
         ("word:-1", "is not understood"),
         ("word:99", "no word 99 in this prompt; its words are numbered from 0 to 5"),
-        ("word:5", r'word 5 \("feeling"\) is in the suffix.* from 0 to 2'),
+        ("word:5", r'word 5 \("feeling"\) is not of the tweet.* from 0 to 2'),
         ((), "no position to corrupt"),
         ((-1,), "position -1 cannot be corrupted; the tweet's tokens are at 0 to"),
         ((0, 500, 501), "positions 500, 501 cannot be corrupted"),
