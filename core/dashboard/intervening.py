@@ -153,6 +153,7 @@ def plan_choice(name: str, text: str, template: Template) -> Plan | None:
         st.caption("Type the other tweet; the direction's size is taken from it.")
         return None
     try:
+        options |= {"prompt": template.written, "prompt_format": template.format}
         return Plan(what=what, text=text, model=name, **options)
     except UserError as mistake:
         st.error(plain(str(mistake)), icon=":material/error:")

@@ -33,7 +33,7 @@ from ..storage.cache import cannot_keep
 from . import TWEETS, job, load, loaded_for, plain, tweets
 from .data_choice import Data
 from .door import Guarded, Request, Texts
-from .prompt_choice import WORDS, template_choice, words_choice
+from .prompt_choice import OWN_WORDS, WORDS, template_choice, words_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +191,7 @@ def probe_choice(name: str) -> Reads:
     """
     own = {key: probe for key, probe in probes_of(name).items() if of_tweets(probe) is None}
     names = {features: FEATURES[features] for features in TRAINABLE} | probe_names(own)
-    names[CONTRAST] = "two words of your own, without a probe"
+    names[CONTRAST] = OWN_WORDS
     chosen = st.selectbox(
         "Probe reads",
         list(names),

@@ -15,6 +15,7 @@ WRITTEN = f"{TWEET}{Template().suffix}"
 """The usual prompt, as the field shows it."""
 
 WORDS = ("good", "bad")
+OWN_WORDS = "two words of your own, without a probe"
 
 
 def template_choice(*names: str, key: str = "prompt") -> Template:
@@ -56,14 +57,18 @@ RECOMMENDED = (
 )
 
 
-def words_choice() -> tuple[str, str]:
-    """The two words whose log-probabilities are compared."""
+def words_choice(key: str = "contrast") -> tuple[str, str]:
+    """The two words whose log-probabilities are compared.
+
+    Args:
+        key: of the fields, `key:target` and `key:distractor`.
+    """
     first, second = st.columns(2)
     target, distractor = (
         place.text_input(
             label,
             default,
-            key=f"contrast:{label.lower()}",
+            key=f"{key}:{label.lower()}",
             max_chars=100,
             persist_state="session",
             help="Any next word; of one with several tokens the first is read.",

@@ -41,7 +41,7 @@ from ..tracing.result import (
 )
 from ..tracing.tracer import trace_progressively
 from ..tracing.verdict import Alternative, alternatives, word_effects
-from ..tracing.view import KINDS, View, rounded, short_unit
+from ..tracing.view import AROUND, KINDS, Around, View, rounded, short_unit
 from . import loaded_for, model, plain, switch, theme
 from .charts import show_chart
 from .door import Guarded, Request
@@ -68,8 +68,10 @@ EXPLAINED: dict[Corruption, str] = {
 VIEWS: dict[str, dict[str, str]] = {
     "unit": {"raw": "Raw", "share": "% of total"},
     "rows": {"tokens": "Tokens", "words": "Words"},
+    "around": AROUND,
     "panels": {"all": "All", "hidden": "Hidden", "mlp": "MLP", "attn": "Attention"},
 }
+LABELS = {"unit": "Effect", "rows": "Rows", "around": "Template rows", "panels": "Panels"}
 UNTIL: dict[Until, str] = {"settled": "Until settled", "all": "All cells"}
 RESTORED: dict[Rows, str] = {"tokens": "One token", "words": "A word"}
 EDITED: dict[Edited, str] = {"last": "Its last token", "all": "All of it"}
@@ -642,6 +644,7 @@ def view_choice(result: TraceResult, judged: TraceResult) -> View:
     helps = {
         "unit": "Effects as they are, or in percent of the total effect.",
         "rows": "A row for every token, or for every word: that of its last token.",
+        "around": "Rows of the template's tokens; those ahead of the tweet are 0 anyway.",
         "panels": "Every kind of site, or one large.",
     }
     chosen: dict[str, str] = {}
@@ -650,12 +653,14 @@ def view_choice(result: TraceResult, judged: TraceResult) -> View:
             if name == "rows" and settings.rows == "words":
                 chosen[name] = "words"  # there are no others
                 continue
+            if name == "around" and result.prompt.template.is_plain:
+                continue
             offered = options
             if name == "panels":
                 offered = {key: said for key, said in options.items() if key in ("all", *kinds)}
             if st.session_state.get(name) not in (None, *offered):
                 del st.session_state[name]
-            label = {"unit": "Effect", "rows": "Rows", "panels": "Panels"}[name]
+            label = LABELS[name]
             chosen[name] = switch(label, offered, name, help=helps[name])
     return View(
         result,
@@ -663,6 +668,7 @@ def view_choice(result: TraceResult, judged: TraceResult) -> View:
         share=chosen["unit"] == "share",
         words=chosen["rows"] == "words",
         kind=next((kind for kind in kinds if kind == chosen["panels"]), None),
+        around=next((each for each in get_args(Around) if each == chosen.get("around")), "after"),
     )
 
 

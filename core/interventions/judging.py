@@ -54,6 +54,7 @@ from ..probes.training import (
     split,
 )
 from ..prompts.prompt import build_prompt, why_unreadable
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..statistics import Array, bootstrap, spearman, wilson
 from ..tracing.corruption import readout_of
 from ..tracing.result import Proxy, read_proxy
@@ -275,6 +276,7 @@ def held_out_of(
     dataset: str,
     features: str,
     *,
+    template: Template | str = DEFAULT_SUFFIX,
     tweets: pd.DataFrame | None = None,
     read_as: str = "",
     progress: Share | None = None,
@@ -284,6 +286,7 @@ def held_out_of(
     Neutral texts are those of a built-in data set that are rated nearer to 0 than `NEUTRAL`.
 
     Args:
+        template: what stands around a text.
         tweets: the data set, where it has been loaded, and `read_as`, how.
 
     Raises:
@@ -302,7 +305,13 @@ def held_out_of(
         tweets, read_as = labelled.frame, labelled.read_as()
         said = labelled.describe() if labelled.refused else ""
     probe = probe_for(
-        model, tweets, features=features, dataset=dataset, read_as=read_as, progress=share
+        model,
+        tweets,
+        features=features,
+        template=template,
+        dataset=dataset,
+        read_as=read_as,
+        progress=share,
     )
     neutral: list[str] = []
     if dataset in BUILT_IN:

@@ -29,6 +29,7 @@ from ..errors import UserError
 from ..models.model import Model
 from ..patching.sites import Kind
 from ..prompts.prompt import Prompt, build_prompt
+from ..prompts.template import DEFAULT_SUFFIX, Format, Template
 from ..prompts.token_labels import token_label
 from ..settings import described
 from ..showing import Shown
@@ -115,7 +116,8 @@ class Plan:
         source, positions: of a direction, see `core.interventions.steering`.
         kind, count: which sites are ablated, and how many of the largest.
         texts: 0: none.
-        features, dataset: of the probe; model: its name. They say where the plan was made.
+        features, prompt, prompt_format, dataset: of the probe; model: its name. They say where the
+            plan was made.
         reading: how the data set is read, where it is a file.
     """
 
@@ -151,6 +153,14 @@ class Plan:
     sweep: Sweep | None = described(None, "Also at other layers, or other strengths.")
     seed: int = described(0, "Seed of everything drawn.")
     features: str = described("logit_pair", "What the probe reads.", metavar="NAME")
+    prompt: str = described(
+        DEFAULT_SUFFIX,
+        'What stands around a text: a suffix, or "Review: {tweet} Sentiment:".',
+        metavar="TEXT",
+    )
+    prompt_format: Format = described(
+        "raw", "chat: in the model's chat template.", option="--format", choices=("raw", "chat")
+    )
     dataset: str = described("vader-tweets", "Labelled texts.", option="--data", metavar="NAME")
     reading: FileReading = FileReading()
     model: str = ""
@@ -210,6 +220,11 @@ class Plan:
     def trace_settings(self, proxy: Proxy = "log_odds") -> TraceSettings:
         """The settings of its traces."""
         return TraceSettings(samples=self.samples, seed=self.seed, proxy=proxy)
+
+    @property
+    def template(self) -> Template:
+        """What stands around a text."""
+        return replace(Template.of(self.prompt), format=self.prompt_format)
 
     def to_json(self) -> str:
         """The plan as JSON, as `from_json` reads it."""

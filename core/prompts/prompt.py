@@ -11,7 +11,8 @@ Three rules say where a token belongs:
    (byte-level vocabularies split an emoji in up to four) each cover all of it.
 2. Head, tweet, closing or suffix. A token is of the tweet when any of its characters is, and is
    corrupted with it: also one that begins with a space ahead of the tweet, or that reaches into a
-   suffix that does not begin with one. Any other token is of the part in which it begins.
+   suffix that does not begin with one. Of the others, one that has any of the suffix's characters
+   is the suffix's, and the rest are of the part in which they begin.
 3. Word. A token belongs to the word in which most of its characters lie, the earlier one when two
    hold as many; white space alone belongs to the word that follows. Only words of the token's own
    part are considered.
@@ -66,6 +67,11 @@ class Token:
     end: int
     word: int  # index into Prompt.words; -1 for special tokens and for white space without a word
 
+    @property
+    def covers(self) -> tuple[int, int]:
+        """Its first character, and the one after its last."""
+        return self.start, self.end
+
 
 @dataclass(frozen=True)
 class Word:
@@ -98,7 +104,7 @@ class Prompt:
         """Position of the suffix's first token; the prompt's length where it has no suffix."""
         start = len(self.text) - len(self.template.answer)
         after = range(self.tweet_span[-1] + 1, len(self))
-        return next((p for p in after if self.tokens[p].start >= start), len(self))
+        return next((p for p in after if _reaches(self.tokens[p].covers, start)), len(self))
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -201,11 +207,17 @@ def _bounds(template: Template, tweet: str) -> Bounds:
 
 def _part(covers: tuple[int, int], bounds: Bounds) -> int:
     """The part that a token is of, as an index into its bounds (rule 2)."""
-    start, end = covers
     tweet_start, tweet_end = bounds[1]
-    if start < tweet_end and max(end, start + 1) > tweet_start:
+    if tweet_start and covers[1] <= tweet_start:
+        return 0
+    if covers[0] < tweet_end:
         return 1
-    return next(number for number in (0, 2, 3) if start < bounds[number][1] or number == 3)
+    return 3 if _reaches(covers, bounds[3][0]) else 2
+
+
+def _reaches(covers: tuple[int, int], start: int) -> bool:
+    """Whether a token has a character from `start` on, or stands there without any."""
+    return max(covers[1], covers[0] + 1) > start
 
 
 @dataclass(frozen=True)

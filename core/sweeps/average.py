@@ -43,7 +43,7 @@ from ..prompts import token_roles
 from ..prompts.token_roles import Scheme
 from ..showing import Shown
 from ..statistics import Array, percentile_interval, t_quantile
-from ..tracing.result import PROXIES, Proxy, TraceResult
+from ..tracing.result import PROXIES, Proxy, TraceResult, units_of
 from .record import Record
 
 if TYPE_CHECKING:
@@ -589,6 +589,7 @@ class _Sums:
         first = self.first
         settings = first.settings
         name = first.model_name
+        measured_in = units_of(first.probe)[self.proxy]
         return {
             # Of a model in a folder, not where that folder lies on this machine.
             "model": Path(name).name if Path(name).is_absolute() else name,
@@ -614,7 +615,8 @@ class _Sums:
             "interval": interval,
             "normalised": normalised,
             "proxy": self.proxy,
-            "unit": "share of the total effect" if normalised else PROXIES[self.proxy],
+            "unit": "share of the total effect" if normalised else measured_in,
+            "measured_in": measured_in,
             "towards": self.towards,
             "replicates": self.count,
             "bootstrap_seed": self.seed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -32,6 +32,10 @@ SHORT_UNITS: dict[Proxy, str] = {
     "bad": "P(bad)",
 }
 
+Around = Literal["after", "all", "none"]
+AROUND: dict[str, str] = {"after": "After the tweet", "all": "All", "none": "None"}
+"""Which rows of a template are shown; those ahead of the tweet are 0 by construction."""
+
 SHARE_UNIT = "% of the total effect"
 ROUND_ENDS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 SMALLEST_SCALE = 1e-12  # a largest effect below this is rounding, and gets no scale of its own
@@ -48,6 +52,7 @@ class View:
         share: effects in percent of the total effect.
         words: a row for every word, that of its last token, in place of every token.
         kind: the only kind of site that is shown; None shows all that were traced.
+        around: which tokens of a chat template, or of a text ahead of the tweet, have rows.
     """
 
     result: TraceResult
@@ -55,6 +60,7 @@ class View:
     share: bool = False
     words: bool = False
     kind: Kind | None = None
+    around: Around = "after"
 
     @property
     def judged(self) -> TraceResult:
@@ -100,11 +106,24 @@ class View:
     def frame(self) -> pd.DataFrame:
         """The cells that are shown, in the unit in which they are shown; columns as of `cells`."""
         frame = self.cells
+        if self.folded:
+            frame = frame[~frame["position"].isin(self.folded)]
         if self.words:
             frame = by_words(frame, self.result)
         if self.share:
             frame = as_shares(frame)
         return frame if self.kind is None else frame[frame["kind"] == self.kind]
+
+    @cached_property
+    def folded(self) -> frozenset[int]:
+        """Positions without a row."""
+        prompt = self.result.prompt
+        if prompt.template.is_plain or self.around == "all":
+            return frozenset()
+        ahead = range(prompt.tweet_span[0])
+        if self.around == "after":
+            return frozenset(ahead)
+        return frozenset((*ahead, *range(prompt.tweet_span[-1] + 1, prompt.suffix_start)))
 
     @cached_property
     def end(self) -> float:
@@ -150,6 +169,9 @@ class View:
             said.append(result.probe.read_as)
         if result.prompt.template.format == "chat":
             said.append("The prompt is in the model's chat template.")
+        if self.folded:
+            where = "ahead of the tweet" if self.around == "after" else "of the template"
+            said.append(f"Rows of {len(self.folded)} tokens {where} are left out.")
         return " ".join(said)
 
 
