@@ -90,7 +90,7 @@ def measure(model: Model, probe: Probe, tweet: str, samples: int) -> dict[str, A
 def tweet_of(model: Model, probe: Probe, tokens: int) -> tuple[str, int]:
     """A tweet whose cells may be read, in a prompt of about so many tokens, and its tokens."""
     tweets = core.load_dataset("vader-tweets")["text"].tolist()
-    counts = count_tokens(model.tokenizer, tweets, probe.suffix)
+    counts = count_tokens(model.tokenizer, tweets, probe.template)
     lengths = [count.prompt for count in counts]
     for number in sorted(range(len(tweets)), key=lambda number: abs(lengths[number] - tokens)):
         case = case_of(model, probe, tweets[number], TraceSettings())

@@ -210,7 +210,7 @@ def edits(
         text = held.texts[row]
         if int(row) in met:
             continue
-        prompt = build_prompt(model, text, held.probe.suffix)
+        prompt = build_prompt(model, text, held.probe.template)
         if len(prompt) > LONGEST:
             skipped["long"].append(int(row))
             continue

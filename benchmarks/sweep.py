@@ -216,7 +216,7 @@ def synthetic(folder: Path, count: int) -> None:
     model = load_model(EMBEDDED)
     store = Store(folder)
     text = "My flight got cancelled and I love waiting here for hours, terrible service"
-    prompt = build_prompt(model, text, store.probe.suffix)
+    prompt = build_prompt(model, text, store.probe.template)
     draw = np.random.default_rng(0)
     for batch in range(0, count, 50):
         rows = []

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from .exporting.figure_files import export_figure as export_figure
     from .models.families import Family as Family
     from .models.loading import load_model as load_model
+    from .probes.contrast import contrast as contrast
     from .probes.probe import Probe as Probe
     from .probes.training import train_probe as train_probe
+    from .prompts.template import Template as Template
     from .sweeps.average import average_effects as average_effects
     from .tracing.result import TraceResult as TraceResult
     from .tracing.result import TraceSettings as TraceSettings
@@ -37,6 +39,8 @@ _HOME = {
     "average_effects": ".sweeps.average",
     "Family": ".models.families",
     "load_model": ".models.loading",
+    "contrast": ".probes.contrast",
+    "Template": ".prompts.template",
     "load_dataset": ".data.datasets",
     "load_pairs": ".data.pairs",
     "readable_texts": ".data.readable",
@@ -53,9 +57,11 @@ _HOME = {
 __all__ = [
     "Family",
     "Probe",
+    "Template",
     "TraceResult",
     "TraceSettings",
     "average_effects",
+    "contrast",
     "export_figure",
     "load_dataset",
     "load_model",

@@ -34,7 +34,7 @@ def compare_tweet() -> None:
     """One tweet traced on all models."""
     text = dashboard.tweet_choice("compare:example", height=68, help="The tweet of the Trace page.")
     entries = comparing.entries_choice()
-    reads, settings = comparing.settings_choice()
+    reads, settings = comparing.settings_choice([entry.name for entry in entries])
     controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         enough = len(entries) >= 2

@@ -22,7 +22,7 @@ def main() -> None:
             "intervention:example",
             help="The same tweet as on the Trace page.",
         )
-        plan = intervening.plan_choice(model, text, probing.suffix_of(probe))
+        plan = intervening.plan_choice(model, text, probing.template_of(probe))
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
         run = st.button("Intervene", type="primary", key="intervene", disabled=plan is None)

@@ -11,12 +11,13 @@ from core import dashboard
 from core.charts import probe as probe_figures
 from core.dashboard import data_choice, probing
 from core.dashboard.charts import show_chart
+from core.dashboard.prompt_choice import template_choice
 from core.dashboard.saving import downloads
 from core.data.tables import safe_csv
 from core.models.registry import REGISTRY
 from core.probes.probe import DEFAULT_VERBALIZERS, FEATURES, Probe
 from core.probes.training import FOLDS
-from core.prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
+from core.prompts.prompt import DEFAULT_WORDS
 
 MISTAKES = 8  # shown; all can be saved
 
@@ -87,7 +88,7 @@ def ask_settings(model: str) -> probing.ProbeSettings:
         first, second = st.columns(2)
         folds = first.number_input("Folds", 2, 20, FOLDS, key="folds", persist_state="session")
         seed = second.number_input("Seed", 0, 2**31 - 1, 0, key="probe:seed")
-        suffix = st.text_input("Suffix", DEFAULT_SUFFIX, key="suffix")
+        template = template_choice(model, key="probe:prompt")
         controls = st.toggle("Compare with controls", True, key="controls")
         twin = st.toggle(
             "and with the untrained twin",
@@ -96,7 +97,7 @@ def ask_settings(model: str) -> probing.ProbeSettings:
             disabled=not controls,
             help="The same model with random weights; it has to encode the texts too.",
         )
-    return probing.ProbeSettings(read, words, suffix, folds, seed, controls, twin, name.strip())
+    return probing.ProbeSettings(read, words, template, folds, seed, controls, twin, name.strip())
 
 
 def ask_layer(model: str) -> int:
@@ -112,7 +113,7 @@ def ask_words(place: Any, label: str, default: str) -> tuple[str, ...]:
 
 def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
     """The verdict, the scores beside those of the controls, the curves, and the mistakes."""
-    report = probe.report
+    report = probe.judged
     st.subheader(
         f"Accuracy {report.accuracy:.1%} ({report.accuracy_low:.1%} to {report.accuracy_high:.1%})",
         anchor=False,
@@ -148,7 +149,7 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
 
 def charts_of(probe: Probe, tables: dict[str, pd.DataFrame]) -> dict[str, partial[alt.LayerChart]]:
     """The curves of a probe's report by what they are called; each is drawn when it is called."""
-    report = probe.report
+    report = probe.judged
     charts = {}
     if report.controls:
         charts["Controls"] = partial(probe_figures.comparison, tables["controls"])

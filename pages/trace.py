@@ -34,7 +34,7 @@ def main() -> None:
         text = dashboard.tweet_choice(
             "example", help="What is traced; it stays on the machine that runs SentiTrace."
         )
-        asked = tracing.span_choice(model, text, probing.suffix_of(probe))
+        asked = tracing.span_choice(model, text, probing.template_of(probe))
         settings = tracing.settings_choice(asked)
         controls = st.container(horizontal=True, gap="small", vertical_alignment="center")
     with controls:
@@ -104,7 +104,7 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
     st.space("small")
     said, measured = st.columns([5, 3], gap="medium")
     with measured:
-        proxy = tracing.proxy_choice()
+        proxy = tracing.proxy_choice(result.probe)
         result = result.under(proxy)
         judged = result if verdict is None else verdict.under(proxy)
         view = View(result, judged)
@@ -118,6 +118,8 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
         if traced.word is not None:
             lines.append(tracing.word_line(traced))
         st.markdown("  \n".join(lines))
+        if result.probe.is_contrast and result.probe.read_as:
+            st.markdown(tracing.emphasised(result.probe.read_as, warn=True))
         for sentence in view.findings.sentences:
             st.markdown(tracing.emphasised(sentence, warn=view.grey))
     if not drawn:

@@ -49,6 +49,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "name": ("#3a9fd4", "#7fcdf5"),
     "punctuation": ("#00805a", "#3fd0a0"),
     "tweet_last": ("#1f6fb2", "#6db3ee"),
+    "template": ("#5d7052", "#a9bd9c"),
     "suffix": ("#94783f", "#cbb27a"),
     "last": ("#1c2128", "#e6e8eb"),
     "subject_first": ("#e08a00", "#ffc04d"),
@@ -656,9 +657,7 @@ def heatmap_caption(average: Average) -> str:
 
 
 def _measured(average: Average) -> str:
-    from ..tracing.result import PROXIES
-
-    unit = PROXIES[average.about["proxy"]]
+    unit = str(average.about["measured_in"])
     return f"the {unit}, as a share of the total effect" if average.about["normalised"] else unit
 
 

@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     from ..interventions.plan import Outcome, Plan, What
 
 SHOWN = 5  # next tokens
-SHARED = ("dataset", "features", "wanted", "layer", "controls", "texts", "samples", "seed")
+SHARED = (
+    "dataset",
+    "features",
+    "prompt",
+    "prompt_format",
+    "wanted",
+    "layer",
+    "controls",
+    "texts",
+    "samples",
+    "seed",
+)
 EDIT = ("position", "target", "strength", "prefixes", "steps", "keys", "sweep")
 STEER = ("source", "positions", "strength", "other", "sweep")
 ABLATE = ("source", "positions", "onwards", "fill", "kind", "position", "count", "sweep")
@@ -153,6 +164,7 @@ def repeat(
             model,
             plan.dataset,
             plan.features,
+            template=plan.template,
             tweets=texts.frame,
             read_as=texts.read_as,
             progress=show,

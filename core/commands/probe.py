@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import UserError
 from .options import SettingsCommand
 from .shared import (
     DEFAULT_DATA,
     check_out,
+    contrast_of,
+    contrast_option,
     default_name,
     model_options,
     one_line,
@@ -22,7 +25,7 @@ from .shared import (
     progress_bar,
     progress_option,
     reading_options,
-    suffix_or_default,
+    template_of,
     words_or_default,
     writing,
 )
@@ -30,11 +33,13 @@ from .shared import (
 if TYPE_CHECKING:
     from ..data.datasets import FileReading
     from ..probes.probe import Features, Probe
+    from ..prompts.template import Format
 
 
 @click.command(cls=SettingsCommand)
 @model_options
 @probe_options
+@contrast_option
 @reading_options
 @click.option("--folds", default=5, show_default=True, help="Of the cross-validation.")
 @click.option("--seed", default=0, show_default=True, help="Of the folds.")
@@ -67,8 +72,11 @@ def probe(
     reading: FileReading,
     features: Features | None,
     suffix: str | None,
+    prompt: str | None,
+    prompt_format: Format | None,
     good: tuple[str, ...],
     bad: tuple[str, ...],
+    contrast: tuple[str, str] | None,
     folds: int,
     seed: int,
     out: Path | None,
@@ -77,17 +85,32 @@ def probe(
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Train a probe that reads a tweet's sentiment from the model, and judge it."""
+    """Train a probe that reads a tweet's sentiment from the model, and judge it.
+
+    Or, by --contrast, save two next words to be read instead, for commands that take --probe.
+    """
     if out is not None:
         check_out(out, ("json",))
     from ..data.readable import readable_texts
     from ..probes.library import keep
     from ..probes.training import train_probe
+    from ..prompts.template import Template
 
+    template = template_of(suffix, prompt, prompt_format) or Template()
+    if contrast is not None:
+        model = open_model(name, device, dtype, progress)
+        trained_alone = {"--data": data, "--features": features, "--good": good, "--bad": bad}
+        made = contrast_of(model, contrast, template, trained_alone | {"--report": report_folder})
+        if out is None:
+            raise UserError("A contrast is not kept by itself: say where it goes by --out.")
+        with writing(out):
+            made.save(out)
+        click.echo(made.to_json().decode() if as_json else f"Saved {made.title} as {out}")
+        return
     data = data or DEFAULT_DATA
     texts = open_texts(data, reading)
     model = open_model(name, device, dtype, progress)
-    found = readable_texts(model, texts.frame, suffix_or_default(suffix))
+    found = readable_texts(model, texts.frame, template)
     if found.refused:
         click.echo(f"{data}: {found.describe()}", err=True)
     tweets = found.frame
@@ -96,7 +119,7 @@ def probe(
             model,
             tweets,
             features=features or "logit_pair",
-            suffix=suffix_or_default(suffix),
+            template=template,
             words=words_or_default(good, bad),
             folds=folds,
             seed=seed,
@@ -138,7 +161,7 @@ def probe(
 def _print_probe(trained: Probe) -> None:
     from ..probes.scores import METRICS
 
-    report = trained.report
+    report = trained.judged
     at = "" if trained.layer is None else f", layer {trained.layer}"
     click.echo(
         f"Probe of {trained.model_name} ({trained.features}{at}) on {report.n:,} texts"
@@ -169,5 +192,5 @@ def _write_report(trained: Probe, folder: Path) -> None:
 
     with writing(folder):
         trained.save(folder / "probe.json")
-        for name, table in trained.report.tables().items():
+        for name, table in trained.judged.tables().items():
             export_table(table, folder / f"{name}.csv")

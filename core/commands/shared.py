@@ -7,9 +7,9 @@ import math
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..exporting.figure_files import Paper
     from ..models.model import Model
     from ..probes.probe import Features, Probe, Words
+    from ..prompts.template import Format, Template
     from ..tracing.result import TraceResult
 
 DEFAULT_DATA = "vader-tweets"
@@ -147,6 +148,19 @@ def probe_options(command: Command) -> Command:
             ),
             click.option("--suffix", help='After the tweet.  [default: " I am feeling"]'),
             click.option(
+                "--prompt",
+                metavar="TEXT",
+                help='What stands around the tweet, in place of a suffix: "Review: {tweet} '
+                'Sentiment:".',
+            ),
+            click.option(
+                "--format",
+                "prompt_format",
+                type=click.Choice(("raw", "chat")),
+                help="chat: in the model's own chat template, where the tweet, and what stands "
+                "before it, is the user's turn and the suffix begins the answer.  [default: raw]",
+            ),
+            click.option(
                 "--good",
                 multiple=True,
                 help='The positive word, one token; verbalizers take several.  [default: " good"]',
@@ -160,6 +174,39 @@ def probe_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+contrast_option = click.option(
+    "--contrast",
+    nargs=2,
+    metavar="TARGET DISTRACTOR",
+    help="Read log P(TARGET) - log P(DISTRACTOR), any two next words, instead of a probe; needs no "
+    "labelled texts.",
+)
+
+
+def contrast_of(
+    model: Model, words: tuple[str, str], template: Template | None, given: Mapping[str, object]
+) -> Probe:
+    """The contrast of two words; a word of several tokens is said on standard error.
+
+    Args:
+        given: options that go with a trained probe alone, by their names.
+    """
+    import warnings
+
+    from ..probes.contrast import contrast
+    from ..prompts.template import Template
+
+    for option, value in given.items():
+        if value:
+            raise UserError(f"A contrast is trained on nothing: leave out {option}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        made = contrast(model, *words, template=template or Template())
+    if made.read_as:
+        click.echo(one_line(made.read_as), err=True)
+    return made
 
 
 def reading_options(command: Command) -> Command:
@@ -381,7 +428,7 @@ def probe_of(
     features: Features,
     progress: bool | None,
     *,
-    suffix: str | None = None,
+    template: Template | None = None,
     words: Words | None = None,
     read_as: str = "",
 ) -> Probe:
@@ -390,13 +437,14 @@ def probe_of(
     Says on standard error how many of them the model cannot read.
     """
     from ..probes.library import probe_for
+    from ..prompts.template import Template
 
     with progress_bar(f"Training a probe on {data}, once for this model", progress) as show:
         return probe_for(
             model,
             frame,
             features=features,
-            suffix=suffix_or_default(suffix),
+            template=template or Template(),
             words=words,
             dataset=data,
             read_as=read_as,
@@ -405,11 +453,25 @@ def probe_of(
         )
 
 
-def suffix_or_default(written: str | None) -> str:
-    """The suffix asked for, or the usual one."""
-    from ..prompts.prompt import DEFAULT_SUFFIX
+def template_of(
+    suffix: str | None, prompt: str | None, prompt_format: Format | None
+) -> Template | None:
+    """What is to stand around the tweet; None where nothing was asked for."""
+    from ..prompts.template import DEFAULT_SUFFIX, TWEET, Template
 
-    return DEFAULT_SUFFIX if written is None else written
+    if suffix is not None and prompt is not None:
+        raise UserError("The suffix is the end of the prompt: give --suffix or --prompt, not both.")
+    if prompt is not None and TWEET not in prompt:
+        raise UserError(
+            f"The prompt {prompt!r} has no place for the tweet; write {TWEET} where it goes."
+        )
+    if suffix is prompt is prompt_format is None:
+        return None
+    if prompt is not None:
+        template = Template.of(prompt)
+    else:
+        template = Template(DEFAULT_SUFFIX if suffix is None else suffix)
+    return replace(template, format=prompt_format or "raw")
 
 
 def words_or_default(good: tuple[str, ...], bad: tuple[str, ...]) -> Words | None:

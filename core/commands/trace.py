@@ -17,6 +17,8 @@ from .shared import (
     FIGURES,
     TABLES,
     check_out,
+    contrast_of,
+    contrast_option,
     default_name,
     model_options,
     one_line,
@@ -32,7 +34,7 @@ from .shared import (
     progress_option,
     reading_options,
     save_traces,
-    suffix_or_default,
+    template_of,
     without_nan,
     words_or_default,
 )
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from ..data.datasets import FileReading
     from ..models.model import Model
     from ..probes.probe import Features, Probe
+    from ..prompts.template import Format
     from ..tracing.result import TraceResult, TraceSettings
     from ..tracing.view import View
 
@@ -54,6 +57,7 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
 @click.option("--untrained", is_flag=True, help="Trace the untrained twin instead, as a control.")
 @probe_file_option("--data")
 @probe_options
+@contrast_option
 @reading_options
 @settings_options(
     "settings",
@@ -82,8 +86,11 @@ def trace(
     reading: FileReading,
     features: Features | None,
     suffix: str | None,
+    prompt: str | None,
+    prompt_format: Format | None,
     good: tuple[str, ...],
     bad: tuple[str, ...],
+    contrast: tuple[str, str] | None,
     settings: TraceSettings,
     memory: int | None,
     outs: tuple[Path, ...],
@@ -100,13 +107,18 @@ def trace(
     from ..models.loading import load_model
     from ..probes.probe import Probe
     from ..prompts.prompt import build_prompt, resolve_span
+    from ..prompts.template import Template
     from ..tracing.tracer import trace_progressively
     from ..tracing.view import View
 
+    asked = template_of(suffix, prompt, prompt_format)
     given = None
     if probe_file is not None:
         given = Probe.load(probe_file)
-        _check_given(given, probe_file, data, features, suffix, good, bad)
+        around = asked.written if asked else None
+        _check_given(given, probe_file, data, features, around, prompt_format, good, bad)
+        if contrast is not None:
+            raise UserError("A probe's file and a contrast are two ways to read: give one.")
         if reading != FileReading():
             raise UserError(
                 f"The probe {probe_file} is trained already, so no file is read: leave out "
@@ -114,8 +126,11 @@ def trace(
             )
     model = open_model(name, device, dtype, progress)
     # A tweet or span that cannot be used is refused before a probe is trained.
-    prompt = build_prompt(model, text, given.suffix if given else suffix_or_default(suffix))
-    resolve_span(prompt, settings.corrupt)
+    built = build_prompt(model, text, given.template if given else asked or Template())
+    resolve_span(built, settings.corrupt)
+    if contrast is not None:
+        trained = {"--data": data, "--features": features, "--good": good, "--bad": bad}
+        given = contrast_of(model, contrast, asked, trained)
     if given is None:
         data = data or DEFAULT_DATA
         texts = open_texts(data, reading)
@@ -126,12 +141,12 @@ def trace(
             features or "logit_pair",
             progress,
             read_as=texts.read_as,
-            suffix=suffix,
+            template=asked,
             words=words_or_default(good, bad),
         )
     if untrained:
         model = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
-    with progress_bar(f"Tracing {len(prompt)} tokens x {model.layers} layers", progress) as show:
+    with progress_bar(f"Tracing {len(built)} tokens x {model.layers} layers", progress) as show:
         for partial in trace_progressively(
             model,
             given,
@@ -170,15 +185,17 @@ def _check_given(
     file: Path,
     data: str | None,
     features: str | None,
-    suffix: str | None,
+    around: str | None,
+    prompt_format: Format | None,
     good: tuple[str, ...],
     bad: tuple[str, ...],
 ) -> None:
-    """A probe from a file brings its data, features, suffix and words; options may only agree."""
+    """A probe from a file brings its data, features, prompt and words; options may only agree."""
     for option, asked, has in (
         ("--data", data, given.dataset),
         ("--features", features, given.features),
-        ("--suffix", suffix, given.suffix),
+        ("--suffix", around, given.template.written),
+        ("--format", prompt_format, given.prompt_format),
         ("--good", good or None, given.words_positive),
         ("--bad", bad or None, given.words_negative),
     ):
@@ -190,24 +207,24 @@ def _check_given(
 
 
 def _print_trace(view: View) -> None:
-    from ..tracing.view import KINDS
+    from ..tracing.result import units_of
+    from ..tracing.view import KINDS, probe_line
 
-    result, report = view.result, view.result.probe.report
+    result = view.result
     click.echo(f"Prompt      {one_line(result.prompt.text)}")
     click.echo(
         f"Model       {result.model_name}, {result.layers} layers, {len(result.prompt)} tokens, "
         f"{len(result.corrupted_span)} of them corrupted"
     )
-    click.echo(
-        f"Probe       {result.probe.features}, accuracy {report.accuracy:.1%} "
-        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts"
-    )
+    reads = f"{result.probe.features}, " if result.probe.report is not None else ""
+    click.echo(f"Probe       {reads}{probe_line(result).removeprefix('probe ')}")
     click.echo(f"Prediction  {view.headline}")
     click.echo(f"Proxy       {view.unit}")
     click.echo(f"            clean      {result.high:+.4g}")
+    share = units_of(result.probe)["probability"] if result.probe.is_contrast else "P(positive)"
     click.echo(
         f"            corrupted  {result.low:+.4g}{plus_minus(result.low_error)}   "
-        f"(P(positive) = {result.corrupted_probability:.2f}; {_corruption_line(result)})"
+        f"({share} = {result.corrupted_probability:.2f}; {_corruption_line(result)})"
     )
     click.echo(f"            total      {result.total_effect:+.4g}{plus_minus(result.low_error)}")
     found = result.distinguishable
@@ -299,10 +316,13 @@ def _top_cells(result: TraceResult) -> list[dict[str, Any]]:
 def _as_json(result: TraceResult) -> Any:
     """All of a result that a program may want, with null for what is not known."""
     settings, report = result.settings, result.probe.report
+    prediction = "positive" if result.clean_probability >= 0.5 else "negative"
     return without_nan(
         {
             "tweet": result.prompt.tweet,
-            "suffix": result.prompt.suffix,
+            "suffix": result.probe.suffix,
+            "prompt": result.prompt.text,
+            "format": result.probe.prompt_format,
             "model": result.model_name,
             "model_identity": result.model_identity,
             "layers": result.layers,
@@ -317,11 +337,11 @@ def _as_json(result: TraceResult) -> Any:
                 "words": list(result.probe.words),
                 "layer": result.probe.layer,
                 "dataset": result.probe.dataset,
-                "accuracy": report.accuracy,
-                "accuracy_low": report.accuracy_low,
-                "accuracy_high": report.accuracy_high,
+                "accuracy": None if report is None else report.accuracy,
+                "accuracy_low": None if report is None else report.accuracy_low,
+                "accuracy_high": None if report is None else report.accuracy_high,
             },
-            "prediction": "positive" if result.clean_probability >= 0.5 else "negative",
+            "prediction": prediction if report is not None else None,
             "clean_probability": result.clean_probability,
             "corrupted_probability": result.corrupted_probability,
             "high": result.high,

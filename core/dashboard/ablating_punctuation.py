@@ -123,5 +123,5 @@ def ablating(store: Store) -> Guarded:
         keep_ablation(store, found)
         yield 1.0, (store.id, found)
 
-    asks = Request(models=(name,), prompts=(Texts(texts, store.probe.suffix),), samples=0)
+    asks = Request(models=(name,), prompts=(Texts(texts, store.probe.template),), samples=0)
     return Guarded(asks, work)

@@ -13,7 +13,6 @@ from ..sweeps import average_findings as words
 from ..sweeps.average import Average
 from ..sweeps.study import Study
 from ..tracing.findings import signed
-from ..tracing.result import PROXIES
 from ..tracing.view import KINDS
 from . import plain, theme
 from .charts import show_chart
@@ -135,7 +134,7 @@ def save_below(
 
 def short_unit(average: Average) -> str:
     """The unit in few words, of total effects too, which are never shares."""
-    unit = PROXIES[average.about["proxy"]]
+    unit = str(average.about["measured_in"])
     return "nats" if unit.endswith("(nats)") else unit
 
 
@@ -146,5 +145,5 @@ def interval_line(average: Average) -> str:
         return "One tweet gives no interval."
     return (
         f"95% interval {signed(total.lower)} to {signed(total.upper)}, {average.counted}, "
-        f"{PROXIES[average.about['proxy']]}"
+        f"{average.about['measured_in']}"
     )

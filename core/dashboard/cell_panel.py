@@ -294,7 +294,7 @@ def _run_name(result: TraceResult, run: str) -> str:
 def asked_of(result: TraceResult, settings: TraceSettings) -> Request:
     """What it asks of the server to run the tweet of a trace again."""
     names, tweet = [result.model_name], result.prompt.tweet
-    return Request.of_trace(names, tweet, result.probe.suffix, settings)
+    return Request.of_trace(names, tweet, result.probe.template, settings)
 
 
 def looking(result: TraceResult, cell: figures.Cell) -> Guarded:

@@ -22,8 +22,9 @@ from ..exporting.recipe import Recipes
 from ..models import installed
 from ..models.model import Model
 from ..models.registry import REGISTRY, default_model, is_on_disk, model_folder
-from ..probes.probe import FEATURES, Features, Probe
+from ..probes.probe import CONTRAST, FEATURES, Features, Probe
 from ..prompts.prompt import build_prompt
+from ..prompts.template import Template
 from ..server.job_queue import Job, Step
 from ..sweeps import comparison
 from ..tracing.findings import signed
@@ -34,7 +35,8 @@ from . import plain, theme
 from .charts import show_chart
 from .door import Guarded, Request
 from .models_on_disk import describe
-from .probing import suffix_of, trained_for
+from .probing import Reading, Reads, template_of, trained_for
+from .prompt_choice import OWN_WORDS, WORDS, template_choice, words_choice
 from .saving import downloads
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class Compared:
 
 
 def comparing(
-    entries: Sequence[Entry], reads: Features, text: str, settings: TraceSettings
+    entries: Sequence[Entry], reads: Reads, text: str, settings: TraceSettings
 ) -> Guarded:
     """The work of a comparison: each model is fetched, loaded, traced and let go, then the next.
 
@@ -118,7 +120,7 @@ def comparing(
             raise UserError(done[0].says)
 
     names = [entry.name for entry in entries]
-    return Guarded(Request.of_trace(names, text, suffix_of(reads), settings), work)
+    return Guarded(Request.of_trace(names, text, template_of(reads), settings), work)
 
 
 def _traced(
@@ -152,10 +154,10 @@ def _load(entry: Entry, job: Job) -> Model:
     return pages.load(name, untrained=entry.untrained)
 
 
-def _probe(model: Model, entry: Entry, reads: Features, text: str, job: Job) -> Probe:
+def _probe(model: Model, entry: Entry, reads: Reads, text: str, job: Job) -> Probe:
     """The probe of a model; a twin is read by that of its model, which is trained first."""
     # A tweet that cannot be read is refused before any training.
-    build_prompt(model, text, suffix_of(reads))
+    build_prompt(model, text, template_of(reads))
     trained = pages.load(entry.name) if entry.untrained else model
     return trained_for(job, trained, reads)
 
@@ -244,14 +246,14 @@ def entries_choice() -> list[Entry]:
     ]
 
 
-def settings_choice() -> tuple[Features, TraceSettings]:
-    """What each trace does and reads."""
+def settings_choice(names: Sequence[str]) -> tuple[Reads, TraceSettings]:
+    """What each trace does and reads, on models of these names."""
     with st.expander("Settings", key="compare:settings"):
         first, second, third = st.columns(3)
         reads = first.selectbox(
             "Probe reads",
-            FEATURE_CHOICES,
-            format_func=FEATURES.__getitem__,
+            [*FEATURE_CHOICES, CONTRAST],
+            format_func=(FEATURES | {CONTRAST: OWN_WORDS}).__getitem__,
             key="compare:features",
             persist_state="session",
             help="Each model has a probe of its own, trained once on the tweets.",
@@ -266,7 +268,12 @@ def settings_choice() -> tuple[Features, TraceSettings]:
         seed = first.number_input(
             "Seed", 0, 2**31 - 1, 0, key="compare:seed", persist_state="session"
         )
-    return reads, TraceSettings(samples=samples, noise_scale=noise, seed=seed)
+        words = words_choice("compare:contrast") if reads == CONTRAST else WORDS
+        template = template_choice(*names, key="compare:prompt")
+    asked: Reads = reads
+    if reads == CONTRAST or template != Template():
+        asked = Reading(reads, template, words)
+    return asked, TraceSettings(samples=samples, noise_scale=noise, seed=seed)
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ..models.loading import load_tokenizer
 from ..models.registry import is_on_disk
 from ..prompts.prompt import count_tokens
+from ..prompts.template import Template
 from ..server.job_queue import Job, Step, Work
 from ..server.limits import Limits, limits
 from ..tracing.result import TraceSettings
@@ -28,7 +29,7 @@ class Texts:
     """
 
     texts: Sequence[str] = field(repr=False)  # what somebody typed goes into no log
-    suffix: str
+    template: Template
     longest: int | None = None
 
 
@@ -51,12 +52,14 @@ class Request:
     owner: str = ""
 
     @classmethod
-    def of_trace(cls, models: Sequence[str], text: str, suffix: str, how: TraceSettings) -> Request:
+    def of_trace(
+        cls, models: Sequence[str], text: str, template: Template, how: TraceSettings
+    ) -> Request:
         """What the trace of one tweet asks, on each of some models."""
-        other = () if how.counterfactual is None else (Texts((how.counterfactual,), suffix),)
+        other = () if how.counterfactual is None else (Texts((how.counterfactual,), template),)
         return cls(
             models=tuple(dict.fromkeys(models)),
-            prompts=(Texts((text,), suffix), *other),
+            prompts=(Texts((text,), template), *other),
             samples=how.draws,
         )
 
@@ -106,7 +109,7 @@ def _check_tokens(asks: Request, allowed: Limits, job: Job) -> None:
             name, progress=lambda done, total: job.report(done / max(total, 1))
         )
         for prompts in asks.prompts:
-            counts = count_tokens(tokenizer, prompts.texts, prompts.suffix)
+            counts = count_tokens(tokenizer, prompts.texts, prompts.template)
             most = max(
                 (
                     count.prompt

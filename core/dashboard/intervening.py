@@ -14,15 +14,16 @@ from ..errors import UserError
 from ..interventions.judging import NEUTRAL, HeldOut, hold_out
 from ..interventions.plan import Outcome, Plan, Sweep, What, carry_out
 from ..probes.library import key_of
-from ..probes.probe import Features, Probe
+from ..probes.probe import Probe
 from ..prompts.prompt import build_prompt
+from ..prompts.template import Template
 from ..server.job_queue import Job, Step
 from ..tracing.findings import token_of
 from ..tracing.view import KINDS, rounded, scale_end, unit_of
 from . import TWEETS, loaded_for, plain, switch, theme, tweets
 from .charts import show_chart
 from .door import Guarded, Request, Texts
-from .probing import suffix_of, trained_for
+from .probing import Reads, template_of, trained_for
 from .saving import downloads
 from .tracing import heatmaps, prompt_of
 
@@ -73,24 +74,24 @@ class Asked:
     """A plan and what it is carried out on."""
 
     name: str  # of the model
-    reads: Features | Probe
+    reads: Reads
     plan: Plan
 
 
 def intervening(asked: Asked) -> Guarded:
     """The work: load the model, split the tweets, carry the intervention out."""
-    plan, suffix = asked.plan, suffix_of(asked.reads)
+    plan, template = asked.plan, template_of(asked.reads)
 
     def work(job: Job) -> Iterator[Step]:
         loaded = loaded_for(job, asked.name)
-        build_prompt(loaded, asked.plan.text, suffix)  # refused before any training
+        build_prompt(loaded, asked.plan.text, template)  # refused before any training
         held = _held_out(job, loaded, asked)
         job.report(0.0, "Intervening")
         yield from carry_out(loaded, held, asked.plan, keep=True, progress=job.report)
 
-    other = () if plan.other is None else (Texts((plan.other,), suffix),)
+    other = () if plan.other is None else (Texts((plan.other,), template),)
     asks = Request(
-        models=(asked.name,), prompts=(Texts((plan.text,), suffix), *other), samples=plan.samples
+        models=(asked.name,), prompts=(Texts((plan.text,), template), *other), samples=plan.samples
     )
     return Guarded(asks, work)
 
@@ -135,16 +136,16 @@ def follow_link() -> None:
             st.session_state["intervention:what"] = "replace"
 
 
-def plan_choice(name: str, text: str, suffix: str) -> Plan | None:
+def plan_choice(name: str, text: str, template: Template) -> Plan | None:
     """The intervention that is asked for; None while it cannot be carried out, and says why."""
     what: What = switch("Intervention", TITLES, "intervention:what")
     st.caption(EXPLAINED[what])
     options: dict[str, Any] = {}
     if what == "edit":
-        options |= _site_choice(name, text, suffix, ("mlp",))
+        options |= _site_choice(name, text, template, ("mlp",))
         options["strength"] = _strength("Strength", 2.0, "1 is the whole edit.")
     elif what == "replace":
-        options |= _sites_choice(name, text, suffix)
+        options |= _sites_choice(name, text, template)
     else:
         options |= _direction_choice(what)
     options |= _settings_choice(what)
@@ -152,13 +153,16 @@ def plan_choice(name: str, text: str, suffix: str) -> Plan | None:
         st.caption("Type the other tweet; the direction's size is taken from it.")
         return None
     try:
+        options |= {"prompt": template.written, "prompt_format": template.format}
         return Plan(what=what, text=text, model=name, **options)
     except UserError as mistake:
         st.error(plain(str(mistake)), icon=":material/error:")
         return None
 
 
-def _site_choice(name: str, text: str, suffix: str, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _site_choice(
+    name: str, text: str, template: Template, kinds: tuple[str, ...]
+) -> dict[str, Any]:
     """Where: the largest traced effect, the cell of the Trace page, or layer and token by name."""
     cell: figures.Cell | None = st.session_state.get("cell")
     places = {"trace": "The largest traced effect", "named": "A chosen site"}
@@ -178,7 +182,7 @@ def _site_choice(name: str, text: str, suffix: str, kinds: tuple[str, ...]) -> d
         return {"layer": cell[1], "position": cell[2]}
     if where == "trace":
         return {}
-    prompt = prompt_of(name, text, suffix)
+    prompt = prompt_of(name, text, template)
     first, second = st.columns(2)
     layer = first.number_input("Layer", 0, 199, 0, key="intervention:layer")
     if prompt is None:
@@ -193,7 +197,7 @@ def _site_choice(name: str, text: str, suffix: str, kinds: tuple[str, ...]) -> d
     return {"layer": layer, "position": position}
 
 
-def _sites_choice(name: str, text: str, suffix: str) -> dict[str, Any]:
+def _sites_choice(name: str, text: str, template: Template) -> dict[str, Any]:
     first, second = st.columns(2)
     with first:
         kind = st.segmented_control(
@@ -208,7 +212,7 @@ def _sites_choice(name: str, text: str, suffix: str) -> dict[str, Any]:
         fill = _fill_choice()
     options: dict[str, Any] = {"kind": kind, "fill": fill}
     if kind != "head":
-        options |= _site_choice(name, text, suffix, (str(kind),))
+        options |= _site_choice(name, text, template, (str(kind),))
     if "position" not in options:
         options["count"] = st.slider("How many of the largest", 1, 20, 3, key="intervention:count")
     return options
@@ -377,7 +381,7 @@ def show_readings(outcome: Outcome) -> None:
                 f"log-odds {rounded(reading.log_odds)}   "
                 f"P({good}) {reading.good:.3f}   P({bad}) {reading.bad:.3f}"
             )
-            st.text(f"\u2026 {outcome.prompt.suffix.strip()}{reading.continuation}")
+            st.text(f"\u2026 {outcome.prompt.template.answer.strip()}{reading.continuation}")
             st.dataframe(
                 reading.next_tokens[["token", "probability"]],
                 hide_index=True,

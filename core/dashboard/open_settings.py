@@ -89,7 +89,9 @@ def repeating(recipe: Recipe) -> Guarded:
         recipe.check(loaded)
         yield from steps(job, loaded, recipe.probe, recipe.text, recipe.settings)
 
-    asks = Request.of_trace([recipe.model.name], recipe.text, recipe.suffix, recipe.settings)
+    asks = Request.of_trace(
+        [recipe.model.name], recipe.text, recipe.probe.template, recipe.settings
+    )
     return Guarded(asks, work, fetch)
 
 

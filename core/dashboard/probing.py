@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,9 @@ import streamlit as st
 
 from ..data.readable import readable_texts
 from ..errors import UserError
-from ..models.loading import identity_on_disk
+from ..models.loading import has_chat_template, identity_on_disk
 from ..models.model import Model
+from ..probes.contrast import contrast
 from ..probes.library import (
     comes_with_sentitrace,
     forget,
@@ -22,18 +23,24 @@ from ..probes.library import (
     key_of,
     probe_for,
 )
-from ..probes.probe import FEATURES, Features, Probe, Words
+from ..probes.probe import CONTRAST, FEATURES, Features, Probe, Words
 from ..probes.training import FOLDS, train_probe, trained_on, with_layers
-from ..prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
+from ..prompts.prompt import DEFAULT_WORDS
+from ..prompts.template import TWEET, Template
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
 from ..storage.cache import cannot_keep
 from . import TWEETS, job, load, loaded_for, plain, tweets
 from .data_choice import Data
 from .door import Guarded, Request, Texts
+from .prompt_choice import OWN_WORDS, WORDS, template_choice, words_choice
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedTokenizerFast
+
+TRAINABLE: tuple[Features, ...] = ("logit_pair", "probabilities")
+"""Features of the probes that a run trains by itself, on the tweets."""
 
 PROBE_MEGABYTES = 50  # of a file that is imported
 
@@ -44,12 +51,41 @@ class ProbeSettings:
 
     features: Features = "logit_pair"
     words: Words | None = None
-    suffix: str = DEFAULT_SUFFIX
+    template: Template = field(default_factory=Template)
     folds: int = FOLDS
     seed: int = 0
     controls: bool = True
     twin: bool = True  # of the controls, the one that costs an encoding
     name: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read where no probe is chosen: one that is trained the first time, or two words.
+
+    Attributes:
+        features: of the probe; `CONTRAST` trains nothing and reads the words.
+        words: of a contrast, as they are typed: target and distractor.
+    """
+
+    features: Features
+    template: Template
+    words: tuple[str, str] = WORDS
+
+    def made(self, loaded: Model) -> Probe:
+        """The contrast of the words."""
+        return contrast(loaded, *self.spoken(loaded.tokenizer), self.template)
+
+    def spoken(self, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+        """The words as they stand in the text: after a space, where the prompt does not end so."""
+        before = self.template.rendered(tokenizer).around("")
+        space = "" if not before or before[-1].isspace() else " "
+        target, distractor = (f"{space}{word.strip()}" for word in self.words)
+        return target, distractor
+
+
+Reads = Features | Probe | Reading
+"""What reads a run: a probe, or what there will be one of once it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +103,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Guarded:
     # Texts that are too long are left out below; where all of them are, nothing begins.
     asks = Request(
         models=(name,),
-        prompts=(Texts((min(data.frame["text"], key=len),), settings.suffix),),
+        prompts=(Texts((min(data.frame["text"], key=len),), settings.template),),
         samples=0,
         labelled=len(data.frame),
     )
@@ -86,7 +122,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Guarded:
 
         loaded = loaded_for(job, name)
         job.report(0.0, "Reading the texts as the model does")
-        found = readable_texts(loaded, data.frame, settings.suffix, most=limits().tokens)
+        found = readable_texts(loaded, data.frame, settings.template, most=limits().tokens)
         frame, said = found.frame, found.describe()
         job.report(0.0, f"Encoding {len(frame):,} texts")
         probe = train_probe(
@@ -94,7 +130,7 @@ def training(name: str, data: Data, settings: ProbeSettings) -> Guarded:
             frame,
             features=settings.features,
             words=settings.words,
-            suffix=settings.suffix,
+            template=settings.template,
             folds=settings.folds,
             seed=settings.seed,
             dataset=data.name,
@@ -139,23 +175,23 @@ def _kept(probe: Probe) -> str:
 
 def _has_controls(name: str, probe: Probe) -> bool:
     found = probes_of(name).get(key_of(probe))
-    return found is not None and bool(found.report.controls)
+    return found is not None and bool(found.judged.controls)
 
 
-def suffix_of(reads: Features | Probe) -> str:
-    """The suffix that a tweet is read with by the probe that is asked for."""
-    return reads.suffix if isinstance(reads, Probe) else DEFAULT_SUFFIX
+def template_of(reads: Reads) -> Template:
+    """What stands around a tweet for the probe that is asked for."""
+    return Template() if isinstance(reads, str) else reads.template
 
 
-def probe_choice(name: str) -> Features | Probe:
-    """Which probe reads the sentiment, and how good it is.
+def probe_choice(name: str) -> Reads:
+    """Which probe reads the sentiment, and how good it is; or which two words are read instead.
 
     Every kept probe of the model can be chosen. Those of the tweets that read one word of each
     sentiment can be chosen before there are any, by their features: a run then trains them.
     """
-    trainable: list[Features] = ["logit_pair", "probabilities"]
     own = {key: probe for key, probe in probes_of(name).items() if of_tweets(probe) is None}
-    names = {features: FEATURES[features] for features in trainable} | probe_names(own)
+    names = {features: FEATURES[features] for features in TRAINABLE} | probe_names(own)
+    names[CONTRAST] = OWN_WORDS
     chosen = st.selectbox(
         "Probe reads",
         list(names),
@@ -163,19 +199,29 @@ def probe_choice(name: str) -> Features | Probe:
         key="features",
         persist_state="session",
         help="The probe turns the model's next-word probabilities, or its state, into a sentiment. "
-        "Train others on the Probes page.",
+        "Train others on the Probes page. Two words of your own need no probe: their log "
+        "probabilities are compared.",
     )
-    probe = own.get(chosen) or kept_probe(name, chosen)
+    if chosen in own:
+        st.caption(accuracy_line(own[chosen]))
+        return own[chosen]
+    words = words_choice() if chosen == CONTRAST else WORDS
+    with st.expander("Prompt", expanded=chosen == CONTRAST):
+        template = template_choice(name)
+    if chosen == CONTRAST:
+        st.caption(f"log P({words[0].strip()}) - log P({words[1].strip()}): nothing is trained.")
+        return Reading(chosen, template, words)
+    probe = kept_probe(name, chosen, template)
     if probe is None:
         st.caption("Not trained yet for this model: the first run takes a few minutes more.")
     else:
         st.caption(accuracy_line(probe))
-    return own.get(chosen, chosen)
+    return chosen if template == Template() else Reading(chosen, template)
 
 
 def accuracy_line(probe: Probe) -> str:
     """How good a probe is, in one sentence."""
-    report = probe.report
+    report = probe.judged
     texts = "tweets" if probe.dataset == TWEETS else "texts"
     return (
         f"Trained on {report.n:,} {texts}: accuracy {report.accuracy:.1%} "
@@ -184,15 +230,18 @@ def accuracy_line(probe: Probe) -> str:
     )
 
 
-def trained_for(job: Job, loaded: Model, reads: Features | Probe) -> Probe:
+def trained_for(job: Job, loaded: Model, reads: Reads) -> Probe:
     """The probe that is asked for, trained on the tweets the first time, while the job says so."""
     if isinstance(reads, Probe):
         return reads
+    if isinstance(reads, Reading) and reads.features == CONTRAST:
+        return reads.made(loaded)
     job.report(0.0, "Training the probe, once for this model")
     return probe_for(
         loaded,
         tweets(),
-        features=reads,
+        features=reads if isinstance(reads, str) else reads.features,
+        template=template_of(reads),
         dataset=TWEETS,
         progress=lambda done, total: job.report(done / total),
     )
@@ -208,7 +257,46 @@ def open_trace(key: str, probe: Probe, text: str) -> None:
 
 def choice_of(probe: Probe) -> str:
     """What `probe_choice` calls a probe: its features, or its key."""
-    return of_tweets(probe) or key_of(probe)
+    return CONTRAST if probe.is_contrast else of_tweets(probe) or key_of(probe)
+
+
+def link_of(probe: Probe) -> dict[str, str]:
+    """What an address says of a probe: how `probe_choice` is asked for it."""
+    features = _trained_by_itself(probe)
+    if not probe.is_contrast and features is None:
+        return {"probe": key_of(probe)}
+    link = {"probe": CONTRAST if features is None else features}
+    if features is None:
+        target, distractor = (word.strip() for word in probe.words)
+        link |= {"target": target, "distractor": distractor}
+    template = probe.template
+    if template.written != Template().written:
+        link["prompt"] = f"{template.before}{TWEET}{template.suffix}"
+    if template.format != "raw":
+        link["format"] = template.format
+    return link
+
+
+def take_link(name: str, link: Mapping[str, str]) -> Template:
+    """Ask `probe_choice` what an address says of the probe, and give what stands around a tweet."""
+    kept = probes_of(name)
+    asked = link.get("probe", "")
+    if asked in {*TRAINABLE, CONTRAST, *kept}:
+        st.session_state.features = asked
+    if asked in kept:
+        return kept[asked].template
+    for word in ("target", "distractor"):
+        if word in link:
+            st.session_state[f"contrast:{word}"] = link[word][:100]
+    template = Template()
+    if TWEET in (written := link.get("prompt", "")[:2000]):
+        st.session_state.prompt = written
+        before, _, suffix = written.partition(TWEET)
+        template = Template(suffix, before)
+    if link.get("format") == "chat" and has_chat_template(name):
+        st.session_state["prompt:format"] = "chat"
+        template = replace(template, format="chat")
+    return template
 
 
 def asked_elsewhere() -> bool:
@@ -321,11 +409,18 @@ def origin_line(probe: Probe) -> str:
     read_as = f"{probe.read_as} " if probe.read_as else ""
     revision = f" at revision {probe.model_revision[:8]}" if probe.model_revision else ""
     return (
-        f"{probe.features} of {probe.model_name}{revision}, reading {reads} after "
-        f"\u201c{probe.suffix.strip()}\u201d, on {probe.report.n:,} texts of "
+        f"{probe.features} of {probe.model_name}{revision}, reading {reads} "
+        f"{_around(probe)}, on {probe.judged.n:,} texts of "
         f"{probe.dataset or 'a data set without a name'}. {read_as}Scores are of held-out texts in "
-        f"{probe.report.folds} folds (seed {probe.seed}); in brackets are 95% bootstrap intervals."
+        f"{probe.judged.folds} folds (seed {probe.seed}); in brackets are 95% bootstrap intervals."
     )
+
+
+def _around(probe: Probe) -> str:
+    chat = " of a chat" if probe.prompt_format == "chat" else ""
+    if probe.before:
+        return f"in \u201c{probe.template.written}\u201d{chat}"
+    return f"after \u201c{probe.suffix.strip()}\u201d{chat}"
 
 
 def mistake_line(row: int, label: int, log_odds: float) -> str:
@@ -336,9 +431,16 @@ def mistake_line(row: int, label: int, log_odds: float) -> str:
     return f"Row {row:,}: P(positive) {said:.2f}, labelled {'positive' if label else 'negative'}"
 
 
-def kept_probe(name: str, features: Features) -> Probe | None:
+def kept_probe(name: str, features: Features, template: Template) -> Probe | None:
     """The probe that a run would use, if it is trained already; the model is not loaded."""
-    return next((probe for probe in probes_of(name).values() if of_tweets(probe) == features), None)
+    return next(
+        (
+            probe
+            for probe in probes_of(name).values()
+            if _trained_by_itself(probe) == features and probe.template.asked == template.asked
+        ),
+        None,
+    )
 
 
 def probes_of(name: str) -> dict[str, Probe]:
@@ -371,17 +473,22 @@ def probe_names(probes: dict[str, Probe]) -> dict[str, str]:
     """What a list calls probes, by their keys; no two the same."""
     names: dict[str, str] = {}
     for key, probe in probes.items():
-        name = f"{probe.title} \u00b7 {probe.report.accuracy:.1%}"
+        name = f"{probe.title} \u00b7 {probe.judged.accuracy:.1%}"
         names[key] = f"{name} \u00b7 {key[:6]}" if name in names.values() else name
     return names
 
 
 def of_tweets(probe: Probe) -> Features | None:
-    """The features of a probe that a run of the Trace page would train by itself."""
-    default = (DEFAULT_SUFFIX, *((word,) for word in DEFAULT_WORDS))
+    """The features of a probe that a run of the Trace page would train without any other prompt."""
+    return _trained_by_itself(probe) if probe.template == Template() else None
+
+
+def _trained_by_itself(probe: Probe) -> Features | None:
+    """The features of a probe that a run of the Trace page would train, under some prompt."""
+    default = tuple((word,) for word in DEFAULT_WORDS)
     by_itself = (
         probe.dataset == TWEETS
-        and probe.features in ("logit_pair", "probabilities")
-        and (probe.suffix, probe.words_positive, probe.words_negative) == default
+        and probe.features in TRAINABLE
+        and (probe.words_positive, probe.words_negative) == default
     )
     return probe.features if by_itself else None

@@ -23,7 +23,6 @@ from ..data.pairs import PAIRED
 from ..errors import UserError
 from ..models.registry import REGISTRY
 from ..patching.sites import Kind
-from ..probes.probe import Features, Probe
 from ..prompts.token_roles import TWEET
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
@@ -35,7 +34,7 @@ from ..tracing.view import KINDS, ordinal
 from . import loaded_for, plain, queue
 from .data_choice import Data
 from .door import Guarded, Request, Texts
-from .probing import suffix_of, trained_for
+from .probing import Reads, template_of, trained_for
 from .tracing import EDITED
 
 if TYPE_CHECKING:
@@ -248,7 +247,7 @@ def sweep_choice(over: Over) -> Asked:
     )
 
 
-def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> Guarded:
+def beginning(name: str, reads: Reads, data: Data, asked: Asked) -> Guarded:
     """The work of beginning a sweep; its result is the store's name."""
     owner = owner_here()
 
@@ -282,9 +281,13 @@ def beginning(name: str, reads: Features | Probe, data: Data, asked: Asked) -> G
     asks = Request(
         models=(name,),
         prompts=(
-            Texts(let_in["text"].tolist(), suffix_of(reads), longest=selection.longest),
+            Texts(let_in["text"].tolist(), template_of(reads), longest=selection.longest),
             # Whatever its text's length.
-            *([Texts(let_in[PAIRED[0]].tolist(), suffix_of(reads))] if PAIRED[0] in let_in else []),
+            *(
+                [Texts(let_in[PAIRED[0]].tolist(), template_of(reads))]
+                if PAIRED[0] in let_in
+                else []
+            ),
         ),
         samples=asked.settings.draws,
         # A sweep keeps its texts, and all visitors see all sweeps.

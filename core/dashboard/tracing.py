@@ -19,24 +19,35 @@ from ..errors import UserError
 from ..models.registry import REGISTRY, availability, default_model
 from ..patching.sites import Kind
 from ..probes.library import key_of
-from ..probes.probe import Features, Probe
+from ..probes.probe import Probe
 from ..prompts.alignment import Edited
 from ..prompts.counterfactuals import propose
-from ..prompts.prompt import DEFAULT_SUFFIX, Prompt, build_prompt
+from ..prompts.prompt import Prompt, build_prompt
+from ..prompts.template import Template
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
 from ..tracing.coarse_to_fine import is_enough
 from ..tracing.corruption import case_of
 from ..tracing.estimate import Estimate, can_be_estimated, estimate_of
 from ..tracing.findings import health_of
-from ..tracing.result import PROXIES, Corruption, Proxy, Rows, TraceResult, TraceSettings, Until
+from ..tracing.result import (
+    PROXIES,
+    Corruption,
+    Proxy,
+    Rows,
+    TraceResult,
+    TraceSettings,
+    Until,
+    proxies_of,
+    units_of,
+)
 from ..tracing.tracer import trace_progressively
 from ..tracing.verdict import Alternative, alternatives, word_effects
-from ..tracing.view import KINDS, View, rounded, short_unit
+from ..tracing.view import AROUND, KINDS, Around, View, rounded, short_unit
 from . import loaded_for, model, plain, switch, theme
 from .charts import show_chart
 from .door import Guarded, Request
-from .probing import choice_of, probes_of, suffix_of, trained_for
+from .probing import Reads, link_of, probes_of, take_link, template_of, trained_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +70,10 @@ EXPLAINED: dict[Corruption, str] = {
 VIEWS: dict[str, dict[str, str]] = {
     "unit": {"raw": "Raw", "share": "% of total"},
     "rows": {"tokens": "Tokens", "words": "Words"},
+    "around": AROUND,
     "panels": {"all": "All", "hidden": "Hidden", "mlp": "MLP", "attn": "Attention"},
 }
+LABELS = {"unit": "Effect", "rows": "Rows", "around": "Template rows", "panels": "Panels"}
 UNTIL: dict[Until, str] = {"settled": "Until settled", "all": "All cells"}
 RESTORED: dict[Rows, str] = {"tokens": "One token", "words": "A word"}
 EDITED: dict[Edited, str] = {"last": "Its last token", "all": "All of it"}
@@ -100,7 +113,7 @@ class Traced:
 
 def tracing(
     name: str,
-    reads: Features | Probe,
+    reads: Reads,
     text: str,
     settings: TraceSettings,
     *,
@@ -116,11 +129,11 @@ def tracing(
     def work(job: Job) -> Iterator[Step]:
         loaded = loaded_for(job, name)
         # A tweet that cannot be read is refused before any training.
-        build_prompt(loaded, text, suffix_of(reads))
+        build_prompt(loaded, text, template_of(reads))
         probe = trained_for(job, loaded, reads)
         yield from steps(job, loaded, probe, text, settings, None if anyway else others)
 
-    return Guarded(Request.of_trace([name], text, suffix_of(reads), settings), work)
+    return Guarded(Request.of_trace([name], text, template_of(reads), settings), work)
 
 
 def steps(
@@ -182,7 +195,7 @@ def _instead(
     """The verdicts of other settings and probes, as they come."""
     job.report(0.0, "Trying other corruptions and probes")
     probe = verdict.probe
-    like = [other for other in others if other.suffix == probe.suffix and other != probe]
+    like = [other for other in others if other.template == probe.template and other != probe]
     found: list[Alternative] = []
     share = 0.0
 
@@ -224,7 +237,7 @@ def _word_of(
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def span_choice(name: str, text: str, suffix: str) -> TraceSettings | None:
+def span_choice(name: str, text: str, template: Template) -> TraceSettings | None:
     """What is corrupted and how; None while that cannot be traced, which a sentence then says."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="top"):
         how: Corruption = st.selectbox(
@@ -248,7 +261,7 @@ def span_choice(name: str, text: str, suffix: str) -> TraceSettings | None:
     settings = TraceSettings(corruption=how) if how != "counterfactual" else TraceSettings()
     if part == "tweet" and how != "counterfactual":
         return settings
-    prompt = prompt_of(name, text, suffix)
+    prompt = prompt_of(name, text, template)
     if prompt is None:
         return None
     if how == "counterfactual":
@@ -341,7 +354,7 @@ def settings_choice(asked: TraceSettings | None) -> TraceSettings | None:
     )
 
 
-def prompt_of(name: str, text: str, suffix: str) -> Prompt | None:
+def prompt_of(name: str, text: str, template: Template) -> Prompt | None:
     """The tweet as the model reads it with the probe's suffix, if the model is there to say so."""
     if not text.strip():
         st.caption("Type a tweet first; its words then stand here to be chosen.")
@@ -351,10 +364,16 @@ def prompt_of(name: str, text: str, suffix: str) -> Prompt | None:
         return None
     try:
         with st.spinner("Reading the tweet as the model does"):
-            return build_prompt(model(name), text, suffix)
+            return build_prompt(model(name), text, template)
     except UserError as mistake:
         st.caption(plain(str(mistake)))
         return None
+
+
+def _field(part: str, text: str, template: Template) -> str:
+    """Key of the field where words or tokens are chosen: under another prompt they have others."""
+    around = "" if template.is_plain else f"{template.asked}:"
+    return f"{part}:{around}{text}"
 
 
 def _words_choice(text: str, prompt: Prompt) -> str | tuple[int, ...] | None:
@@ -364,7 +383,7 @@ def _words_choice(text: str, prompt: Prompt) -> str | tuple[int, ...] | None:
         numbers,
         selection_mode="multi",
         format_func=lambda number: plain(prompt.words[number].text),
-        key=f"words:{text}",
+        key=_field("words", text, prompt.template),
         persist_state="session",
         help="Click the words to corrupt; no others are.",
     )
@@ -382,7 +401,7 @@ def _tokens_choice(text: str, prompt: Prompt) -> tuple[int, ...] | None:
         list(prompt.tweet_span),
         selection_mode="multi",
         format_func=lambda position: plain(prompt.labels[position]),
-        key=f"tokens:{text}",
+        key=_field("tokens", text, prompt.template),
         persist_state="session",
         help="Tokens are the pieces that the model reads; a word may be several.",
     )
@@ -426,7 +445,7 @@ def _counterfactual_choice(name: str, text: str, prompt: Prompt) -> TraceSetting
         st.caption(f"{said}type the tweet with the opposite sentiment.")
         return None
     try:
-        instead = build_prompt(model(name), other, prompt.suffix)
+        instead = build_prompt(model(name), other, prompt.template)
     except UserError as mistake:
         st.caption(plain(str(mistake)))
         return None
@@ -514,16 +533,12 @@ def follow_link() -> None:
                 continue
             if value != default:
                 st.session_state[key] = value
-    name, probe = link.get("model", ""), link.get("probe", "")
-    suffix = DEFAULT_SUFFIX
+    name = link.get("model", "")
+    template = Template()
     if name in REGISTRY:
         if name != default_model()[0]:
             st.session_state.model = name
-        kept = probes_of(name)
-        if probe in {"logit_pair", "probabilities", *kept}:
-            st.session_state.features = probe
-        if probe in kept:
-            suffix = kept[probe].suffix
+        template = take_link(name, link)
     if "cell" in link:
         st.session_state.cell = _cell_of(link["cell"])
     text = link.get("tweet", "")[:2000]
@@ -533,18 +548,19 @@ def follow_link() -> None:
     chosen = [int(number) for number in link.get("span", "").split(".") if number.isdecimal()]
     for part in ("words", "tokens"):
         if link.get("corrupt") == part and chosen:
-            st.session_state[f"{part}:{text}"] = _there(name, text, suffix, part, chosen)
+            field = _field(part, text, template)
+            st.session_state[field] = _there(name, text, template, part, chosen)
     if "other" in link:
         st.session_state[f"other:{text}"] = link["other"][:2000]
     st.session_state.asked = name in REGISTRY and availability(name) != "to be downloaded"
 
 
-def _there(name: str, text: str, suffix: str, part: str, chosen: list[int]) -> list[int]:
+def _there(name: str, text: str, template: Template, part: str, chosen: list[int]) -> list[int]:
     """Those of the chosen words or tokens that the tweet has."""
     if name not in REGISTRY or availability(name) == "to be downloaded":
         return []
     try:
-        prompt = build_prompt(model(name), text, suffix)
+        prompt = build_prompt(model(name), text, template)
     except UserError:
         return []
     if part == "tokens":
@@ -577,7 +593,7 @@ def _question(result: TraceResult) -> dict[str, str]:
     if not plain_ones or result.model_name not in REGISTRY:
         return {}
     link = {"tweet": result.prompt.tweet, "model": result.model_name}
-    link["probe"] = choice_of(result.probe)
+    link |= link_of(result.probe)
     if settings.corruption != "noise":
         link["how"] = settings.corruption
     if settings.counterfactual is not None:
@@ -613,12 +629,15 @@ def _cell_of(written: str) -> figures.Cell | None:
 # --- how it is shown -----------------------------------------------------------------------------
 
 
-def proxy_choice() -> Proxy:
+def proxy_choice(probe: Probe) -> Proxy:
     """Which number's change the effect is."""
+    units, offered = units_of(probe), proxies_of(probe)
+    if st.session_state.get("proxy") not in (None, *offered):
+        del st.session_state["proxy"]
     return st.selectbox(
         "Effect measured in",
-        list(PROXIES),
-        format_func=PROXIES.__getitem__,
+        offered,
+        format_func=units.__getitem__,
         key="proxy",
         persist_state="session",
         help="Read from the same run; nothing is computed again.",
@@ -632,6 +651,7 @@ def view_choice(result: TraceResult, judged: TraceResult, estimate: Estimate | N
     helps = {
         "unit": "Effects as they are, or in percent of the total effect.",
         "rows": "A row for every token, or for every word: that of its last token.",
+        "around": "Rows of the template's tokens; those ahead of the tweet are 0 anyway.",
         "panels": "Every kind of site, or one large.",
     }
     chosen: dict[str, str] = {}
@@ -640,12 +660,14 @@ def view_choice(result: TraceResult, judged: TraceResult, estimate: Estimate | N
             if name == "rows" and settings.rows == "words":
                 chosen[name] = "words"  # there are no others
                 continue
+            if name == "around" and result.prompt.template.is_plain:
+                continue
             offered = options
             if name == "panels":
                 offered = {key: said for key, said in options.items() if key in ("all", *kinds)}
             if st.session_state.get(name) not in (None, *offered):
                 del st.session_state[name]
-            label = {"unit": "Effect", "rows": "Rows", "panels": "Panels"}[name]
+            label = LABELS[name]
             chosen[name] = switch(label, offered, name, help=helps[name])
     return View(
         result,
@@ -654,6 +676,7 @@ def view_choice(result: TraceResult, judged: TraceResult, estimate: Estimate | N
         words=chosen["rows"] == "words",
         kind=next((kind for kind in kinds if kind == chosen["panels"]), None),
         estimate=estimate,
+        around=next((each for each in get_args(Around) if each == chosen.get("around")), "after"),
     )
 
 

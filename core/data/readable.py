@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from ..prompts.prompt import DEFAULT_SUFFIX, why_unreadable
+from ..prompts.prompt import why_unreadable
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..prompts.tokenizer import ReadsText
 from .labels import excerpt
 from .tables import Refusal, amount, reasons
@@ -48,7 +49,7 @@ class ReadableTexts:
 def readable_texts(
     model: ReadsText,
     tweets: pd.DataFrame,
-    suffix: str = DEFAULT_SUFFIX,
+    template: Template | str = DEFAULT_SUFFIX,
     *,
     most: int | None = None,
 ) -> ReadableTexts:
@@ -56,7 +57,7 @@ def readable_texts(
 
     Args:
         tweets: a column `text`; all others are kept.
-        suffix: what stands after each text.
+        template: what stands around each text.
         most: tokens that a prompt may have, where that is less than the model reads.
 
     Returns:
@@ -67,7 +68,8 @@ def readable_texts(
     """
     rows = tweets["row"].to_numpy() if "row" in tweets else np.arange(len(tweets))
     texts = tweets["text"].tolist()
-    why = [why_unreadable(model, text, suffix, most) for text in texts]
+    template = Template.of(template).rendered(model.tokenizer, model.name)
+    why = [why_unreadable(model, text, template, most) for text in texts]
     if not any(why):
         return ReadableTexts(tweets, (), model.name)
     refused = tuple(

@@ -20,7 +20,8 @@ from ..errors import UserError
 from ..models.model import Model
 from ..patching.batches import TOKENS_PER_CALL
 from ..patching.readout import Readout
-from ..prompts.prompt import DEFAULT_SUFFIX, build_prompt
+from ..prompts.prompt import build_prompt
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..statistics import Array
 
 Share = Callable[[float], None]
@@ -47,7 +48,7 @@ def read_texts(
     readout: Readout,
     texts: Sequence[str],
     *,
-    suffix: str = DEFAULT_SUFFIX,
+    template: Template | str = DEFAULT_SUFFIX,
     progress: Share | None = None,
 ) -> Array:
     """The columns of the readout at the last position of every prompt: (texts, C).
@@ -55,7 +56,7 @@ def read_texts(
     Raises:
         UserError: a text cannot be read, there is none, or the model overflows.
     """
-    prompts = [build_prompt(model, text, suffix).ids for text in texts]
+    prompts = [build_prompt(model, text, template).ids for text in texts]
     found: Array | None = None
     done = 0
     for numbers, ids in batches(model, prompts):

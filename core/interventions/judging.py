@@ -38,7 +38,7 @@ from ..models.model import Model
 from ..probes.encoding import Encoding, encode
 from ..probes.encoding import Progress as Encoded
 from ..probes.library import probe_for
-from ..probes.probe import Probe, check_model
+from ..probes.probe import Probe, check_model, word_tokens
 from ..probes.scores import score
 from ..probes.training import (
     FOLDS,
@@ -53,7 +53,8 @@ from ..probes.training import (
     report_of,
     split,
 )
-from ..prompts.prompt import build_prompt, why_unreadable, word_token
+from ..prompts.prompt import build_prompt, why_unreadable
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..statistics import Array, bootstrap, spearman, wilson
 from ..tracing.corruption import readout_of
 from ..tracing.result import Proxy, read_proxy
@@ -225,13 +226,13 @@ def hold_out(
     """
     check_model(like, model)
     check_frame(tweets)
-    found = readable_texts(model, tweets, like.suffix)
+    found = readable_texts(model, tweets, like.template)
     tweets = found.frame
     groups = groups_of(tweets)
     labels = tweets["label"].to_numpy(dtype=np.int64)
     train, test = split(labels, groups, FOLDS, seed)[0]
-    encoding = encode(model, tweets["text"], suffix=like.suffix, progress=progress)
-    ids = [word_token(model, word) for word in (*like.words_positive, *like.words_negative)]
+    encoding = encode(model, tweets["text"], template=like.template, progress=progress)
+    ids = word_tokens(model, like)
     readings = readings_of(encoding, model, like.features, ids, len(like.words_positive))
     fitting = Readings(
         lambda layer: readings.values(layer)[train], (like.layer,), readings.penalties
@@ -242,14 +243,16 @@ def hold_out(
         fitted = regression(chosen.penalty).fit(values[train], labels[train])
         log_odds = fitted.decision_function(values[test]).round(6)
         scores = score(labels[test], log_odds, groups[test])
-    probe = replace(
-        like,
-        penalty=chosen.penalty,
-        **numbers_of(fitted),
-        report=report_of(tweets, scores, 1, log_odds, held_out=test),
-        seed=seed,
-        name="fitted on four fifths",
-    )
+    probe = like  # a contrast is fitted on nothing
+    if not like.is_contrast:
+        probe = replace(
+            like,
+            penalty=chosen.penalty,
+            **numbers_of(fitted),
+            report=report_of(tweets, scores, 1, log_odds, held_out=test),
+            seed=seed,
+            name="fitted on four fifths",
+        )
     texts = tuple(str(text) for text in tweets["text"])
     known = set(texts)
     return HeldOut(
@@ -261,7 +264,7 @@ def hold_out(
         neutral=tuple(
             text
             for text in dict.fromkeys(neutral)
-            if text not in known and not why_unreadable(model, text, like.suffix)
+            if text not in known and not why_unreadable(model, text, like.template)
         ),
         encoding=encoding,
         said=found.describe(),
@@ -273,6 +276,7 @@ def held_out_of(
     dataset: str,
     features: str,
     *,
+    template: Template | str = DEFAULT_SUFFIX,
     tweets: pd.DataFrame | None = None,
     read_as: str = "",
     progress: Share | None = None,
@@ -282,6 +286,7 @@ def held_out_of(
     Neutral texts are those of a built-in data set that are rated nearer to 0 than `NEUTRAL`.
 
     Args:
+        template: what stands around a text.
         tweets: the data set, where it has been loaded, and `read_as`, how.
 
     Raises:
@@ -300,7 +305,13 @@ def held_out_of(
         tweets, read_as = labelled.frame, labelled.read_as()
         said = labelled.describe() if labelled.refused else ""
     probe = probe_for(
-        model, tweets, features=features, dataset=dataset, read_as=read_as, progress=share
+        model,
+        tweets,
+        features=features,
+        template=template,
+        dataset=dataset,
+        read_as=read_as,
+        progress=share,
     )
     neutral: list[str] = []
     if dataset in BUILT_IN:
@@ -339,15 +350,15 @@ def read_under(
     """What is read of every text's prompt under an intervention: (texts, C), see `read_proxy`."""
     readout = readout_of(model, probe)
     if intervention is None:
-        return read_texts(model, readout, texts, suffix=probe.suffix, progress=progress)
+        return read_texts(model, readout, texts, template=probe.template, progress=progress)
     by_length: dict[int, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
-        by_length[len(build_prompt(model, text, probe.suffix))].append(row)
+        by_length[len(build_prompt(model, text, probe.template))].append(row)
     found: Array | None = None
     done = 0
     for length, rows in by_length.items():
         with intervention.applied(model, length):
-            read = read_texts(model, readout, [texts[row] for row in rows], suffix=probe.suffix)
+            read = read_texts(model, readout, [texts[row] for row in rows], template=probe.template)
         if found is None:
             found = np.empty((len(texts), read.shape[1]))
         found[rows] = read
@@ -484,7 +495,7 @@ class Judge:
         return log_odds_under(self.model, self.probe, texts, intervention)
 
     def _entropies(self, intervention: Intervention | None) -> Array:
-        prompt = build_prompt(self.model, self.texts.tweet, self.probe.suffix)
+        prompt = build_prompt(self.model, self.texts.tweet, self.probe.template)
         context: Any = nullcontext()
         if intervention is not None:
             context = intervention.applied(self.model, len(prompt))

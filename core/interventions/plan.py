@@ -29,6 +29,7 @@ from ..errors import UserError
 from ..models.model import Model
 from ..patching.sites import Kind
 from ..prompts.prompt import Prompt, build_prompt
+from ..prompts.template import DEFAULT_SUFFIX, Format, Template
 from ..prompts.token_labels import token_label
 from ..settings import described
 from ..showing import Shown
@@ -115,7 +116,8 @@ class Plan:
         source, positions: of a direction, see `core.interventions.steering`.
         kind, count: which sites are ablated, and how many of the largest.
         texts: 0: none.
-        features, dataset: of the probe; model: its name. They say where the plan was made.
+        features, prompt, prompt_format, dataset: of the probe; model: its name. They say where the
+            plan was made.
         reading: how the data set is read, where it is a file.
     """
 
@@ -151,6 +153,14 @@ class Plan:
     sweep: Sweep | None = described(None, "Also at other layers, or other strengths.")
     seed: int = described(0, "Seed of everything drawn.")
     features: str = described("logit_pair", "What the probe reads.", metavar="NAME")
+    prompt: str = described(
+        DEFAULT_SUFFIX,
+        'What stands around a text: a suffix, or "Review: {tweet} Sentiment:".',
+        metavar="TEXT",
+    )
+    prompt_format: Format = described(
+        "raw", "chat: in the model's chat template.", option="--format", choices=("raw", "chat")
+    )
     dataset: str = described("vader-tweets", "Labelled texts.", option="--data", metavar="NAME")
     reading: FileReading = FileReading()
     model: str = ""
@@ -210,6 +220,11 @@ class Plan:
     def trace_settings(self, proxy: Proxy = "log_odds") -> TraceSettings:
         """The settings of its traces."""
         return TraceSettings(samples=self.samples, seed=self.seed, proxy=proxy)
+
+    @property
+    def template(self) -> Template:
+        """What stands around a text."""
+        return replace(Template.of(self.prompt), format=self.prompt_format)
 
     def to_json(self) -> str:
         """The plan as JSON, as `from_json` reads it."""
@@ -344,7 +359,7 @@ def carry_out(
         UserError: the tweet or the plan cannot be used; one sentence says why.
     """
     show = _Progress(progress)
-    prompt = build_prompt(model, plan.text, held.probe.suffix)
+    prompt = build_prompt(model, plan.text, held.probe.template)
     _check(model, plan, prompt)
     before_trace = trace(
         model,
@@ -491,7 +506,7 @@ class _Maker:
                 direction, plan.fill, plan.positions, None if layers is None else tuple(layers)
             )
         return patch_from(
-            self.model, direction, plan.other or "", self.held.probe.suffix, plan.positions
+            self.model, direction, plan.other or "", self.held.probe.template, plan.positions
         )
 
     def sites(self, show: Share) -> list[Site]:
@@ -516,7 +531,7 @@ class _Maker:
         if self.plan.fill == "mean":
             texts = self.held.training_texts[:MEAN_TEXTS]
             means = site_means(
-                self.model, texts, sites, suffix=self.held.probe.suffix, progress=show
+                self.model, texts, sites, template=self.held.probe.template, progress=show
             )
         return SiteAblation(tuple(sites), self.plan.fill, means)
 
@@ -721,7 +736,7 @@ def _read(model: Model, held: HeldOut, plan: Plan, intervention: Intervention | 
 
     probe = held.probe
     read = read_under(model, probe, [plan.text], intervention)[0]
-    prompt = build_prompt(model, plan.text, probe.suffix)
+    prompt = build_prompt(model, plan.text, probe.template)
     context: Any = nullcontext()
     if intervention is not None:
         context = intervention.applied(model, len(prompt))

@@ -40,6 +40,7 @@ from ..patching.restore import restore_heads
 from ..patching.sites import Kind
 from ..probes.probe import Probe
 from ..prompts.prompt import Prompt, build_prompt, word_token
+from ..prompts.template import Template
 from ..prompts.token_roles import roles_of
 from ..statistics import Array
 from ..tracing.corruption import case_of, runs_of
@@ -140,7 +141,7 @@ def sentiment_direction(
     elif source == "words":
         if probe is None:
             raise UserError("The words of a direction are a probe's: give `probe`.")
-        good, bad = (_word_state(model, probe.suffix, word, layer) for word in probe.words)
+        good, bad = (_word_state(model, probe.template.answer, word, layer) for word in probe.words)
         vector = good - bad
     else:
         vector = np.random.default_rng(seed).standard_normal(model.width)
@@ -256,11 +257,11 @@ def patch_from(
     model: Model,
     direction: Direction,
     other: str,
-    suffix: str,
+    template: Template,
     positions: Positions = "last",
 ) -> DirectionPatch:
     """The exchange that takes the direction's size from another tweet's last position."""
-    prompt = build_prompt(model, other, suffix)
+    prompt = build_prompt(model, other, template)
     found = states_at(model, prompt.ids, len(prompt) - 1, [direction.layer])[direction.layer]
     return DirectionPatch(direction, float(direction.of(found.cpu().double().numpy())), positions)
 
@@ -382,7 +383,7 @@ def site_means(
     texts: Sequence[str],
     sites: Sequence[Site],
     *,
-    suffix: str,
+    template: Template,
     progress: Share | None = None,
 ) -> dict[tuple[SiteKind, int], Array]:
     """Means of what stands at sites, over all tokens of texts but each one's first."""
@@ -399,7 +400,7 @@ def site_means(
 
         return Change(key[1], _place(key[0]), record)
 
-    prompts = [build_prompt(model, text, suffix).ids for text in texts]
+    prompts = [build_prompt(model, text, template).ids for text in texts]
     done = 0
     with model.changed([recorder(key) for key in wanted]):
         for numbers, ids in batches(model, prompts):

@@ -266,6 +266,18 @@ def load_tokenizer(
     return _kept_tokenizer(folder, stamp)
 
 
+def has_chat_template(name: str | Path) -> bool:
+    """Whether a model on this disk says how a chat with it is written; no tokenizer is read."""
+    folder = model_folder(str(name)) if is_on_disk(str(name)) else Path(name)
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        held = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and bool(held.get("chat_template"))
+
+
 @lru_cache(maxsize=8)
 def _kept_tokenizer(folder: Path, stamp: int) -> PreTrainedTokenizerFast:
     """Read again only when its file has changed: a vocabulary takes a while."""

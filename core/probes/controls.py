@@ -28,7 +28,7 @@ from ..models.model import Model
 from ..prompts.prompt import word_token
 from ..statistics import Array
 from .encoding import Progress, encode
-from .probe import Probe
+from .probe import Probe, word_tokens
 from .scores import Control, Labels, mean_score, score
 from .training import (
     Readings,
@@ -69,10 +69,10 @@ def with_controls(
     check_origin(probe, model, tweets)
     _check_twin(twin, model)
     if twin is not None:  # encoded first, with all threads; the fits need one
-        encode(twin, tweets["text"], suffix=probe.suffix, progress=progress)
+        encode(twin, tweets["text"], template=probe.template, progress=progress)
     with one_thread():
         controls = _controls(probe, model, tweets, twin, progress)
-    return replace(probe, report=replace(probe.report, controls=controls))
+    return replace(probe, report=replace(probe.judged, controls=controls))
 
 
 def _controls(
@@ -83,8 +83,8 @@ def _controls(
     progress: Progress | None,
 ) -> tuple[Control, ...]:
     labels, groups = tweets["label"].to_numpy(), groups_of(tweets)
-    splits = split(labels, groups, probe.report.folds, probe.seed)
-    right = _right(np.array(probe.report.log_odds), labels)
+    splits = split(labels, groups, probe.judged.folds, probe.seed)
+    right = _right(np.array(probe.judged.log_odds), labels)
 
     def alive() -> None:
         if progress is not None:
@@ -99,8 +99,8 @@ def _controls(
         )
 
     def readings(of: Model) -> Readings:
-        encoding = encode(of, tweets["text"], suffix=probe.suffix)
-        words = [word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)]
+        encoding = encode(of, tweets["text"], template=probe.template)
+        words = word_tokens(model, probe)
         return readings_of(encoding, of, probe.features, words, len(probe.words_positive))
 
     def held_out(of: Readings, truth: Labels) -> Array:
@@ -145,7 +145,7 @@ def _controls(
 
 def raw_rule(probe: Probe, model: Model, tweets: pd.DataFrame) -> Array:
     """log P(good) - log P(bad) of the probe's first words: (texts,), in nats."""
-    encoding = encode(model, tweets["text"], suffix=probe.suffix)
+    encoding = encode(model, tweets["text"], template=probe.template)
     log_probs = encoding.log_probs(model, [word_token(model, word) for word in probe.words])
     ratio: Array = log_probs[:, 0] - log_probs[:, 1]
     return ratio

@@ -29,7 +29,8 @@ from safetensors.numpy import save_file
 from ..data.labels import excerpt
 from ..errors import UserError
 from ..models.model import Model
-from ..prompts.prompt import DEFAULT_SUFFIX, Prompt, Unreadable, build_prompt
+from ..prompts.prompt import Prompt, Unreadable, build_prompt
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..server import logs
 from ..statistics import Array
 from ..storage import cache
@@ -91,7 +92,7 @@ def encode(
     model: Model,
     texts: Iterable[str],
     *,
-    suffix: str = DEFAULT_SUFFIX,
+    template: Template | str = DEFAULT_SUFFIX,
     progress: Progress | None = None,
 ) -> Encoding:
     """Encode texts, or read them back if these weights have encoded them before.
@@ -109,7 +110,8 @@ def encode(
     """
     if model.is_changed:  # what is kept goes by the weights as they were loaded
         raise UserError("The model is changed for now; encode texts before or after.")
-    prompts = [_prompt(model, row, text, suffix) for row, text in enumerate(texts)]
+    template = Template.of(template).rendered(model.tokenizer, model.name)
+    prompts = [_prompt(model, row, text, template) for row, text in enumerate(texts)]
     if not prompts:
         raise UserError("There are no texts to encode; give at least one.")
     # The longest first: the time left is not estimated too low.
@@ -128,10 +130,10 @@ def encode(
     return Encoding(chunks, rows, tweet_embedding_std(model, prompts))
 
 
-def _prompt(model: Model, row: int, text: str, suffix: str) -> Prompt:
+def _prompt(model: Model, row: int, text: str, template: Template) -> Prompt:
     """The prompt of one text among many, which the sentence names where it cannot be read."""
     try:
-        return build_prompt(model, text, suffix)
+        return build_prompt(model, text, template)
     except Unreadable as error:
         raise UserError(
             f"Text {row:,} of the data, {excerpt(str(text))!r}, cannot be read by {model.name}: "

@@ -14,7 +14,7 @@ from ..data.readable import readable_texts
 from ..distribution import ASSETS
 from ..errors import UserError
 from ..models.model import Model
-from ..prompts.prompt import DEFAULT_SUFFIX
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..storage import cache
 from .encoding import Progress
 from .probe import FORMAT, Features, Probe, Words, words_of
@@ -65,8 +65,12 @@ def kept_probes(model_identity: str) -> list[Probe]:
         except UserError:
             continue
         found[key_of(probe)] = probe
-    own = [probe for probe in found.values() if probe.model_identity == model_identity]
-    return sorted(own, key=lambda probe: -probe.report.accuracy)
+    own = [
+        probe
+        for probe in found.values()
+        if probe.model_identity == model_identity and not probe.is_contrast
+    ]
+    return sorted(own, key=lambda probe: -probe.judged.accuracy)
 
 
 @once
@@ -84,7 +88,7 @@ def _path_of(probe: Probe) -> Path:
     return _kept_path(
         probe.model_identity,
         probe.features,
-        probe.suffix,
+        probe.template,
         (probe.words_positive, probe.words_negative),
         probe.dataset_hash,
     )
@@ -93,11 +97,15 @@ def _path_of(probe: Probe) -> Path:
 def _kept_path(
     identity: str,
     features: str,
-    suffix: str,
+    template: Template,
     words: tuple[tuple[str, ...], tuple[str, ...]],
     dataset_hash: str,
 ) -> Path:
-    key = json.dumps([FORMAT, identity, features, suffix, words, dataset_hash])
+    around: object = template.suffix
+    if not template.is_plain:
+        # Not what a chat template wrote: that is the model's, and may hold the date.
+        around = [template.suffix, template.before, template.format]
+    key = json.dumps([FORMAT, identity, features, around, words, dataset_hash])
     return kept_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
@@ -106,7 +114,7 @@ def probe_for(
     tweets: pd.DataFrame,
     *,
     features: Features = "logit_pair",
-    suffix: str = DEFAULT_SUFFIX,
+    template: Template | str = DEFAULT_SUFFIX,
     words: Words | None = None,
     dataset: str = "",
     read_as: str = "",
@@ -120,21 +128,22 @@ def probe_for(
     Args:
         say: called with a sentence that counts them, where there are any.
     """
-    found_before = _kept_for(model, tweets, features, suffix, words)
+    template = Template.of(template)
+    found_before = _kept_for(model, tweets, features, template, words)
     if found_before is not None:
         return found_before
-    found = readable_texts(model, tweets, suffix)
+    found = readable_texts(model, tweets, template)
     if found.refused:
         if say is not None:
             say(found.describe())
-        found_before = _kept_for(model, found.frame, features, suffix, words)
+        found_before = _kept_for(model, found.frame, features, template, words)
         if found_before is not None:
             return found_before
     probe = train_probe(
         model,
         found.frame,
         features=features,
-        suffix=suffix,
+        template=template,
         words=words,
         dataset=dataset,
         read_as=read_as,
@@ -145,10 +154,10 @@ def probe_for(
 
 
 def _kept_for(
-    model: Model, tweets: pd.DataFrame, features: Features, suffix: str, words: Words | None
+    model: Model, tweets: pd.DataFrame, features: Features, template: Template, words: Words | None
 ) -> Probe | None:
     path = _kept_path(
-        model.identity, features, suffix, words_of(features, words), datasets.fingerprint(tweets)
+        model.identity, features, template, words_of(features, words), datasets.fingerprint(tweets)
     )
     if path.is_file():
         return Probe.load(path)

@@ -20,7 +20,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ..errors import UserError
 from ..models.identity import same_model
 from ..models.model import Model
-from ..prompts.prompt import DEFAULT_WORDS
+from ..prompts.prompt import DEFAULT_WORDS, first_token, word_token
+from ..prompts.template import Format, Template
 from ..statistics import Array
 from ..storage import cache
 from .scores import (
@@ -38,6 +39,8 @@ FEATURES: dict[str, str] = {
 }
 """What a probe can read; "hidden:18" names a layer (0-based) instead of choosing one."""
 
+CONTRAST = "contrast"
+"""The features of a probe that is fitted on nothing: `core.probes.contrast`."""
 
 DEFAULT_VERBALIZERS = (
     (" good", " great", " happy", " excited", " wonderful"),
@@ -58,6 +61,7 @@ class Probe:
 
     A probe reads either the log-probabilities of its words at the last position (`reads` is
     "words") or the last position's residual stream after block `layer` (`reads` is "states").
+    One of the features `CONTRAST` was fitted on nothing (`core.probes.contrast`).
     """
 
     features: str  #: as asked for, see `FEATURES`
@@ -71,21 +75,25 @@ class Probe:
     scale: tuple[Positive, ...]
     coefficients: tuple[Finite, ...]
     intercept: Finite
-    report: Report
+    report: Report | None  # None of a contrast
     dataset: str
     dataset_hash: str
-    embedding_std: Positive  #: of the input embeddings of the data set's tweet tokens
+    embedding_std: Positive  #: of the input embeddings of the data set's tweet tokens, or of all
     seed: int
     penalty: Positive = 1.0  #: scikit-learn's C
     name: str = ""  #: that a person gave it
     read_as: str = ""  #: of a person's own data: from which columns, and what the labels mean
     model_revision: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    before: str = ""  # this and the following are the template's, see `Template`
+    prompt_format: Format = "raw"
+    opening: str = ""
+    closing: str = ""
     format: Literal[2] = FORMAT
 
     def __post_init__(self) -> None:
         read, _, layer = self.features.partition(":")
-        if read not in ("logit_pair", "probabilities", "verbalizers", "hidden"):
+        if read not in (*FEATURES, CONTRAST):
             raise ValueError(f"the features {self.features!r} are not known")
         hidden = read == "hidden"
         if (
@@ -101,6 +109,32 @@ class Probe:
         sizes = {len(self.mean), len(self.scale), len(self.coefficients)}
         if len(sizes) > 1 or sizes == {0} or (not hidden and sizes != {2}):
             raise UserError("mean, scale and coefficients are not of the length of the features")
+        if self.is_contrast != (self.report is None):
+            raise ValueError(f"a report does not go with {self.features!r}, or is needed")
+
+    @property
+    def is_contrast(self) -> bool:
+        """Whether it is the difference of two words' log-probabilities, fitted on no data."""
+        return self.features == CONTRAST
+
+    @property
+    def judged(self) -> Report:
+        """How well the probe does on labelled texts.
+
+        Raises:
+            UserError: it is a contrast, which was fitted and judged on none.
+        """
+        if self.report is None:
+            raise UserError(
+                f"{self.title} is a contrast of two words, without labelled texts behind it; "
+                "choose or train a probe for this."
+            )
+        return self.report
+
+    @property
+    def template(self) -> Template:
+        """What stands around a tweet."""
+        return Template(self.suffix, self.before, self.prompt_format, self.opening, self.closing)
 
     @property
     def reads(self) -> Literal["words", "states"]:
@@ -146,8 +180,11 @@ class Probe:
     @property
     def title(self) -> str:
         """What a list calls this probe."""
+        if self.is_contrast:
+            return self.name or f"log P({self.words[0].strip()}) - log P({self.words[1].strip()})"
         at = f" at layer {self.layer}" if self.features == "hidden" else ""
-        return self.name or f"{self.features}{at}, {self.dataset or 'texts without a name'}"
+        chat = ", chat" if self.prompt_format == "chat" else ""
+        return self.name or f"{self.features}{at}{chat}, {self.dataset or 'texts without a name'}"
 
     def to_json(self) -> bytes:
         """The probe as JSON, as `from_json` reads it."""
@@ -195,6 +232,14 @@ class Probe:
 @once
 def _adapter() -> TypeAdapter[Probe]:
     return TypeAdapter(Probe)
+
+
+def word_tokens(model: Model, probe: Probe) -> list[int]:
+    """Token ids of the words that a probe reads, positive ones first."""
+    words = (*probe.words_positive, *probe.words_negative)
+    if probe.is_contrast:
+        return [first_token(model, word)[0] for word in words]
+    return [word_token(model, word) for word in words]
 
 
 def check_model(probe: Probe, model: Model) -> None:

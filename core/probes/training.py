@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ..data import datasets, labelling
 from ..errors import UserError
 from ..models.model import Model
-from ..prompts.prompt import DEFAULT_SUFFIX, word_token
+from ..prompts.prompt import word_token
+from ..prompts.template import DEFAULT_SUFFIX, Template
 from ..showing import counter
 from ..statistics import Array, t_quantile
 from .encoding import Encoding, Progress, encode
@@ -69,7 +70,7 @@ def train_probe(
     tweets: pd.DataFrame,
     *,
     features: Features = "logit_pair",
-    suffix: str = DEFAULT_SUFFIX,
+    template: Template | str = DEFAULT_SUFFIX,
     words: Words | None = None,
     folds: int = FOLDS,
     seed: int = 0,
@@ -88,6 +89,8 @@ def train_probe(
         features: see `FEATURES`; also "hidden:18" and the like.
         words: the positive and the negative word, for "verbalizers" each may be a list; every word
             must be one token. A probe of hidden states names them for proxies that read words.
+        template: what stands around each text: a suffix, a text such as "Review: {tweet}
+            Sentiment:", or a `core.Template`, which can be in the model's chat format.
         folds: of the cross-validation that makes the report.
         seed: of the folds.
         dataset, name: what a person calls the data and the probe.
@@ -101,6 +104,7 @@ def train_probe(
             a text that the model cannot read (`core.data.readable` leaves those out).
     """
     positive, negative = words_of(features, words)
+    template = Template.of(template).rendered(model.tokenizer, model.name)
     check_layer(features, model.layers)
     token_ids = [word_token(model, word) for word in (*positive, *negative)]
     groups = groups_of(tweets)
@@ -108,7 +112,7 @@ def train_probe(
     _check_labels(labels, groups, folds)
     splits = split(labels, groups, folds, seed)
     told = counter(progress, "Training a probe")
-    encoding = encode(model, tweets["text"], suffix=suffix, progress=told)
+    encoding = encode(model, tweets["text"], template=template, progress=told)
     total = len(encoding)
 
     def alive() -> None:
@@ -132,7 +136,11 @@ def train_probe(
         model_name=model.name,
         model_identity=model.identity,
         model_revision=model.revision,
-        suffix=suffix,
+        suffix=template.suffix,
+        before=template.before,
+        prompt_format=template.format,
+        opening=template.opening,
+        closing=template.closing,
         words_positive=positive,
         words_negative=negative,
         layer=chosen.layer,
@@ -204,8 +212,8 @@ def with_layers(
     """
     check_origin(probe, model, tweets)
     labels, groups = tweets["label"].to_numpy(), groups_of(tweets)
-    splits = split(labels, groups, probe.report.folds, probe.seed)
-    encoding = encode(model, tweets["text"], suffix=probe.suffix)
+    splits = split(labels, groups, probe.judged.folds, probe.seed)
+    encoding = encode(model, tweets["text"], template=probe.template)
 
     def alive(layer: int) -> None:
         if progress is not None:
@@ -213,7 +221,7 @@ def with_layers(
 
     with one_thread():
         layers = _layer_curve(encoding, labels, groups, splits, alive)
-    return replace(probe, report=replace(probe.report, layers=layers))
+    return replace(probe, report=replace(probe.judged, layers=layers))
 
 
 def trained_on(probe: Probe, tweets: pd.DataFrame) -> pd.DataFrame | None:
@@ -222,6 +230,8 @@ def trained_on(probe: Probe, tweets: pd.DataFrame) -> pd.DataFrame | None:
     A probe leaves out texts that its model cannot read; what it was trained on are then some of the
     rows.
     """
+    if probe.report is None:
+        return None
     candidates = [tweets]
     if "row" in tweets:
         candidates.append(tweets[tweets["row"].isin(probe.report.rows)])

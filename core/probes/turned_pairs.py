@@ -20,10 +20,11 @@ from ..data.tables import amount
 from ..errors import UserError
 from ..models.model import Model
 from ..prompts.counterfactuals import EDITS, Edit, edits_of
-from ..prompts.prompt import count_tokens, why_unreadable, word_token
+from ..prompts.prompt import count_tokens, why_unreadable
+from ..prompts.template import Template
 from ..statistics import Array
 from .encoding import Progress, encode
-from .probe import Probe
+from .probe import Probe, word_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +80,7 @@ def make_pairs(
         UserError: no text has such a counterfactual.
     """
     check_frame(tweets)
-    candidates = _candidates(model, probe.suffix, tweets, opposites)
+    candidates = _candidates(model, probe.template, tweets, opposites)
     turned = [each for each in candidates if _lexicon_says_so(*each)]
     kept = _kept(model, probe, turned, progress)
     if not kept:
@@ -87,7 +88,7 @@ def make_pairs(
             f"None of {amount(len(tweets), 'text')} has a counterfactual that turns its sentiment "
             "by lexicon and probe; give other texts, or another probe."
         )
-    frame = _frame(model, probe.suffix, tweets, kept)
+    frame = _frame(model, probe.template, tweets, kept)
     return TurnedPairs(frame, _counts(candidates, turned, frame), len(tweets))
 
 
@@ -95,10 +96,10 @@ def log_odds_of(
     model: Model, probe: Probe, texts: Sequence[str], progress: Progress | None = None
 ) -> Array:
     """The probe's log-odds of "positive" of texts that its model can read: (texts,)."""
-    encoding = encode(model, texts, suffix=probe.suffix, progress=progress)
+    encoding = encode(model, texts, template=probe.template, progress=progress)
     if probe.layer is not None:
         return probe.log_odds_of_states(encoding.states(probe.layer).astype(np.float64))
-    words = [word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)]
+    words = word_tokens(model, probe)
     return probe.log_odds(encoding.log_probs(model, words))
 
 
@@ -107,17 +108,17 @@ _Candidate = tuple[int, str, int, Edit]  # place in the frame, text, label, edit
 
 def _candidates(
     model: Model,
-    suffix: str,
+    template: Template,
     tweets: pd.DataFrame,
     opposites: Mapping[str, Sequence[str]] | None,
 ) -> list[_Candidate]:
     found = []
     for place, (text, label) in enumerate(zip(tweets["text"], tweets["label"], strict=True)):
         text = text.strip()
-        if why_unreadable(model, text, suffix):
+        if why_unreadable(model, text, template):
             continue
         for edit in edits_of(text, opposites):
-            if edit.text != text and not why_unreadable(model, edit.text, suffix):
+            if edit.text != text and not why_unreadable(model, edit.text, template):
                 found.append((place, text, int(label), edit))
     return found
 
@@ -154,13 +155,13 @@ def _kept(
 
 
 def _frame(
-    model: Model, suffix: str, tweets: pd.DataFrame, kept: Sequence[_Candidate]
+    model: Model, template: Template, tweets: pd.DataFrame, kept: Sequence[_Candidate]
 ) -> pd.DataFrame:
     import pandas as pd
 
     rows = tweets["row"].tolist() if "row" in tweets else list(range(len(tweets)))
     lengths = [
-        [count.prompt for count in count_tokens(model.tokenizer, texts, suffix)]
+        [count.prompt for count in count_tokens(model.tokenizer, texts, template)]
         for texts in ([text for _, text, _, _ in kept], [edit.text for *_, edit in kept])
     ]
     frame = pd.DataFrame(

@@ -189,7 +189,7 @@ def _exchange(
     return Proposal(
         text=text,
         replaced=tuple((match[0], word) for match, word in exchanged),
-        tokens=len(build_prompt(model, text, prompt.suffix)),
+        tokens=len(build_prompt(model, text, prompt.template)),
         tokens_wanted=len(prompt),
     )
 

@@ -1,19 +1,24 @@
 """How does a tweet become tokens, and where does each token lie in the text?
 
-A prompt is tweet + suffix. Its token ids are exactly those of the model's own tokenizer; what is
-added here is where they stand: characters, words, and what a person sees of each.
+A prompt is a tweet with text around it (`core.prompts.template`): by default a suffix. Its token
+ids are exactly those of the model's own tokenizer; what is added here is where they stand:
+characters, words, and what a person sees of each.
 
 Three rules say where a token belongs:
 
 1. Characters. A token covers the characters that any of its bytes is part of, a leading space
    included, so that the tokens together cover the whole text. Tokens that share one character
    (byte-level vocabularies split an emoji in up to four) each cover all of it.
-2. Tweet or suffix. A token is of the tweet when its first character is. A token that begins in the
-   tweet and reaches into the suffix (possible only when the suffix does not begin with a space)
-   counts as the tweet's, and is corrupted with it.
+2. Head, tweet, closing or suffix. A token is of the tweet when any of its characters is, and is
+   corrupted with it: also one that begins with a space ahead of the tweet, or that reaches into a
+   suffix that does not begin with one. Of the others, one that has any of the suffix's characters
+   is the suffix's, and the rest are of the part in which they begin.
 3. Word. A token belongs to the word in which most of its characters lie, the earlier one when two
-   hold as many; white space alone belongs to the word that follows. Only words on the token's own
-   side, tweet or suffix, are considered.
+   hold as many; white space alone belongs to the word that follows. Only words of the token's own
+   part are considered.
+
+The words of the tweet come first and so have the same numbers whatever stands around it; those
+after the tweet follow, then those ahead of it.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from typing import TYPE_CHECKING
 import regex  # type: ignore[import-untyped]
 
 from ..errors import UserError
+from .template import DEFAULT_SUFFIX, Template
 from .token_labels import labels_of, quoted
 from .tokenizer import ReadsText, cover, ids_of, is_one, is_unknown, piece_of
 from .words import find_words, owner_of
@@ -35,7 +41,6 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 
-DEFAULT_SUFFIX = " I am feeling"
 DEFAULT_WORDS = (" good", " bad")
 _LONE = regex.compile(r"\p{Cs}")
 
@@ -62,6 +67,11 @@ class Token:
     end: int
     word: int  # index into Prompt.words; -1 for special tokens and for white space without a word
 
+    @property
+    def covers(self) -> tuple[int, int]:
+        """Its first character, and the one after its last."""
+        return self.start, self.end
+
 
 @dataclass(frozen=True)
 class Word:
@@ -76,11 +86,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tweet and its suffix as one model reads them."""
+    """A tweet and what stands around it, as one model reads them."""
 
     tweet: str  # without surrounding white space
-    suffix: str
-    text: str  # tweet + suffix
+    template: Template  # with a chat's opening and closing
+    text: str  # head + tweet + closing + suffix
     tokens: tuple[Token, ...]
     words: tuple[Word, ...]
     tweet_span: tuple[int, ...]  # positions of the tweet's tokens
@@ -88,6 +98,13 @@ class Prompt:
     def __len__(self) -> int:
         """Count the tokens, special ones included."""
         return len(self.tokens)
+
+    @property
+    def suffix_start(self) -> int:
+        """Position of the suffix's first token; the prompt's length where it has no suffix."""
+        start = len(self.text) - len(self.template.answer)
+        after = range(self.tweet_span[-1] + 1, len(self))
+        return next((p for p in after if _reaches(self.tokens[p].covers, start)), len(self))
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -112,17 +129,21 @@ class Prompt:
         return found
 
 
-def build_prompt(model: ReadsText, tweet: str, suffix: str = DEFAULT_SUFFIX) -> Prompt:
-    """Tokenise tweet + suffix for a model, and find each token's place in the text.
+def build_prompt(model: ReadsText, tweet: str, template: Template | str = DEFAULT_SUFFIX) -> Prompt:
+    """Tokenise a tweet with what stands around it, and find each token's place in the text.
+
+    Args:
+        template: a text without "{tweet}" is a suffix.
 
     Raises:
         Unreadable: the tweet is empty or shows nothing, holds a lone surrogate, makes more tokens
             than the model has positions, or one that the model does not embed.
-        UserError: the suffix or the model's tokenizer cannot be used with any tweet.
+        UserError: the template or the model's tokenizer cannot be used with any tweet.
     """
-    encoded = _encode(model, tweet, suffix)
+    template = Template.of(template).rendered(model.tokenizer, model.name)
+    encoded = _encode(model, tweet, template)
     tweet = tweet.strip()
-    text = tweet + suffix
+    text = template.around(tweet)
     ids: list[int] = encoded["input_ids"]
     special = [bool(flag) for flag in encoded["special_tokens_mask"]]
     if special[-1]:
@@ -133,21 +154,26 @@ def build_prompt(model: ReadsText, tweet: str, suffix: str = DEFAULT_SUFFIX) -> 
         )
     covered = cover(model, text, ids, encoded["offset_mapping"], special)
 
-    in_tweet = [
-        not added and (start < len(tweet))
-        for (start, _), added in zip(covered, special, strict=True)
+    bounds = _bounds(template, tweet)
+    spans = [span for start, end in bounds for span in find_words(text[start:end], start)]
+    allowed = [
+        range(len(spans))[sum(s < start for s, _ in spans) : sum(s < end for s, _ in spans)]
+        for start, end in bounds
     ]
-    spans = find_words(tweet, 0) + find_words(suffix, len(tweet))
-    tweet_words = range(sum(start < len(tweet) for start, _ in spans))
-    suffix_words = range(len(tweet_words), len(spans))
+    order = [*allowed[1], *allowed[2], *allowed[3], *allowed[0]]
+    number_of = {index: number for number, index in enumerate(order)} | {-1: -1}
+    parts = [
+        None if added else _part(covers, bounds)
+        for covers, added in zip(covered, special, strict=True)
+    ]
     word_of = [
-        -1 if added else owner_of(text, covers, spans, tweet_words if of_tweet else suffix_words)
-        for covers, added, of_tweet in zip(covered, special, in_tweet, strict=True)
+        -1 if part is None else number_of[owner_of(text, covers, spans, allowed[part])]
+        for covers, part in zip(covered, parts, strict=True)
     ]
     labels = labels_of(model, text, ids, covered, special)
     return Prompt(
         tweet=tweet,
-        suffix=suffix,
+        template=template,
         text=text,
         tokens=tuple(
             Token(id, label, start, end, word)
@@ -155,16 +181,43 @@ def build_prompt(model: ReadsText, tweet: str, suffix: str = DEFAULT_SUFFIX) -> 
         ),
         words=tuple(
             Word(
-                text=text[start:end],
-                start=start,
-                end=end,
-                tokens=tuple(p for p, owner in enumerate(word_of) if owner == index),
-                in_tweet=index in tweet_words,
+                text=text[slice(*spans[index])],
+                start=spans[index][0],
+                end=spans[index][1],
+                tokens=tuple(p for p, owner in enumerate(word_of) if owner == number),
+                in_tweet=index in allowed[1],
             )
-            for index, (start, end) in enumerate(spans)
+            for number, index in enumerate(order)
         ),
-        tweet_span=tuple(position for position, inside in enumerate(in_tweet) if inside),
+        tweet_span=tuple(position for position, part in enumerate(parts) if part == 1),
     )
+
+
+Bounds = list[tuple[int, int]]
+"""Characters (start, end) of head, tweet, closing and suffix."""
+
+
+def _bounds(template: Template, tweet: str) -> Bounds:
+    bounds, start = [], 0
+    for part in (template.head, tweet, template.closing, template.answer):
+        bounds.append((start, start + len(part)))
+        start += len(part)
+    return bounds
+
+
+def _part(covers: tuple[int, int], bounds: Bounds) -> int:
+    """The part that a token is of, as an index into its bounds (rule 2)."""
+    tweet_start, tweet_end = bounds[1]
+    if tweet_start and covers[1] <= tweet_start:
+        return 0
+    if covers[0] < tweet_end:
+        return 1
+    return 3 if _reaches(covers, bounds[3][0]) else 2
+
+
+def _reaches(covers: tuple[int, int], start: int) -> bool:
+    """Whether a token has a character from `start` on, or stands there without any."""
+    return max(covers[1], covers[0] + 1) > start
 
 
 @dataclass(frozen=True)
@@ -176,22 +229,26 @@ class Count:
 
 
 def count_tokens(
-    tokenizer: PreTrainedTokenizerFast, tweets: Sequence[str], suffix: str
+    tokenizer: PreTrainedTokenizerFast,
+    tweets: Sequence[str],
+    template: Template | str = DEFAULT_SUFFIX,
 ) -> list[Count]:
     """How many tokens prompts have, without the model.
 
     What holds half a character makes no prompt and counts none: `build_prompt` says what is wrong.
     """
+    template = Template.of(template).rendered(tokenizer)
     counts = [Count(0, 0)] * len(tweets)
+    if _LONE.search(template.around("")):
+        return counts
     readable = {
-        number: tweet.strip()
-        for number, tweet in enumerate(tweets)
-        if not _LONE.search(tweet) and not _LONE.search(suffix)
+        number: tweet.strip() for number, tweet in enumerate(tweets) if not _LONE.search(tweet)
     }
     if not readable:
         return counts
     encoded = tokenizer(
-        [tweet + suffix for tweet in readable.values()],
+        [template.around(tweet) for tweet in readable.values()],
+        add_special_tokens=template.format == "raw",
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         verbose=False,
@@ -202,24 +259,29 @@ def count_tokens(
         encoded["special_tokens_mask"],
         strict=True,
     ):
+        bounds = _bounds(template, tweet)
         inside = [
-            not added and start < len(tweet)
-            for (start, _), added in zip(offsets, special, strict=True)
+            not added and _part(covers, bounds) == 1
+            for covers, added in zip(offsets, special, strict=True)
         ]
         counts[number] = Count(prompt=len(inside), tweet=sum(inside))
     return counts
 
 
 def why_unreadable(
-    model: ReadsText, tweet: str, suffix: str = DEFAULT_SUFFIX, most: int | None = None
+    model: ReadsText,
+    tweet: str,
+    template: Template | str = DEFAULT_SUFFIX,
+    most: int | None = None,
 ) -> str:
     """Say of one text among many why `build_prompt` would refuse it; "" if it would not.
 
     Args:
         most: tokens that a prompt may have, where that is less than the model reads.
     """
+    template = Template.of(template).rendered(model.tokenizer, model.name)
     try:
-        count = len(_encode(model, tweet, suffix)["input_ids"])
+        count = len(_encode(model, tweet, template)["input_ids"])
     except Unreadable as error:
         return error.reason
     if most is not None and count > most:
@@ -227,9 +289,10 @@ def why_unreadable(
     return ""
 
 
-def _encode(model: ReadsText, tweet: str, suffix: str) -> BatchEncoding:
-    """What the tokenizer makes of the stripped tweet + suffix; Unreadable where it is no prompt."""
-    _check_text(suffix, "suffix")
+def _encode(model: ReadsText, tweet: str, template: Template) -> BatchEncoding:
+    """What the tokenizer makes of a prompt; Unreadable where it is none."""
+    _check_text(template.suffix, "suffix")
+    _check_text(template.before, "text before the tweet")
     try:
         _check_text(tweet, "tweet")
     except UserError as error:
@@ -246,7 +309,8 @@ def _encode(model: ReadsText, tweet: str, suffix: str) -> BatchEncoding:
         )
     # verbose: a text that is too long is refused below, in our own words.
     encoded: BatchEncoding = model.tokenizer(
-        tweet.strip() + suffix,
+        template.around(tweet.strip()),
+        add_special_tokens=template.format == "raw",  # a chat template writes its own
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         verbose=False,
@@ -293,6 +357,24 @@ def word_token(model: ReadsText, word: str) -> int:
     )
 
 
+def first_token(model: ReadsText, word: str) -> tuple[int, str, int]:
+    """Of a word that may be several tokens: the first one's id and label, and how many there are.
+
+    Raises:
+        UserError: the word is empty, or begins with what the vocabulary lacks.
+    """
+    _check_text(word, "word")
+    ids = ids_of(model, word) if word.strip() else []
+    if not ids:
+        raise UserError('The word to be read is empty; give one such as " good".')
+    _check_embedded(model, ids)
+    if is_unknown(model, ids[0], word):
+        raise UserError(
+            f"The word {quoted(word)} is not in the vocabulary of {model.name}; choose another."
+        )
+    return ids[0], _pieces(model, word)[0].replace("·", " ").strip() or "space", len(ids)
+
+
 def span_of_word(prompt: Prompt, index: int) -> tuple[int, ...]:
     """Give the positions of one word's tokens.
 
@@ -337,7 +419,7 @@ def resolve_span(prompt: Prompt, corrupt: str | Sequence[int]) -> tuple[int, ...
         span = span_of_word(prompt, index)
         if not prompt.words[index].in_tweet:
             raise UserError(
-                f"The word {index} ({quoted(prompt.words[index].text)}) is in the suffix, and "
+                f"The word {index} ({quoted(prompt.words[index].text)}) is not of the tweet, and "
                 "only the tweet can be corrupted; choose a word from 0 to "
                 f"{sum(word.in_tweet for word in prompt.words) - 1}."
             )

@@ -8,7 +8,8 @@ made of. In both, a token plays one part at most, so that shares over the roles 
 
 In the scheme "tweet" the first of these that holds decides:
 
-1. the prompt's last token is `last`, the suffix's others are `suffix:0`, `suffix:1`, ... ;
+1. the prompt's last token is `last`, the suffix's others are `suffix:0`, `suffix:1`, ... , and
+   those that a chat template puts between tweet and suffix `template:0`, `template:1`, ... ;
 2. tokens of a negation (the list of VADER, "no", and what ends in n't) are `negation`;
 3. of a word that VADER's lexicon rates, the last token is `sentiment_last` (its only one too), the
    first `sentiment_first`, those between `middle`;
@@ -18,7 +19,8 @@ In the scheme "tweet" the first of these that holds decides:
 7. any other token of the tweet is `middle`.
 
 So a final full stop is `tweet_last`, and a tweet that ends in a sentiment word has no `tweet_last`.
-Special tokens (BOS) have no role.
+What stands ahead of the tweet (BOS, the beginning of a chat template, a text of one's own) has no
+role: nothing that is done to the tweet changes it.
 
 The lexicon and the negations are those of Hutto & Gilbert (2014), "VADER: A Parsimonious Rule-based
 Model for Sentiment Analysis of Social Media Text", ICWSM.
@@ -46,11 +48,12 @@ TWEET = {
     "name": "@name, #tag or link",
     "punctuation": "Punctuation",
     "tweet_last": "Last tweet token",
+    "template": "Template token",
     "suffix": "Prompt token",
     "last": "Last token",
 }
 """Roles of the scheme "tweet" and what a figure calls them, in a figure's order; the suffix's
-tokens are "suffix:0", "suffix:1", ..."""
+tokens are "suffix:0", "suffix:1", ..., and so are a chat template's."""
 
 PAPER = {
     "subject_first": "First corrupted token",
@@ -82,18 +85,19 @@ def roles_of(
     return tuple(_role(prompt, position) for position in range(len(prompt)))
 
 
-def title_of(role: str, suffix: Collection[str] = ()) -> str:
+def title_of(role: str, suffix: Collection[str] = (), template: Collection[str] = ()) -> str:
     """What a figure calls a role.
 
     Args:
-        suffix: labels of the suffix's tokens, which then stand in the names of their roles.
+        suffix, template: labels of the tokens of the suffix, and of a chat template before it,
+            which then stand in the names of their roles.
     """
     name, _, number = role.partition(":")
     if number:
-        labels = tuple(suffix)
+        labels = tuple(suffix if name == "suffix" else template)
         known = int(number) < len(labels)
         shown = f'"{labels[int(number)].strip("·")}"' if known else number
-        return f"{TWEET['suffix']} {shown}"
+        return f"{TWEET[name]} {shown}"
     return (TWEET | PAPER)[name]
 
 
@@ -145,8 +149,11 @@ def _role(prompt: Prompt, position: int) -> str | None:
     if position not in prompt.tweet_span:
         if position == len(prompt) - 1:
             return "last"
-        number = position - prompt.tweet_span[-1] - 1
-        return f"suffix:{number}" if number >= 0 else None
+        if position < prompt.tweet_span[0]:
+            return None
+        if position < prompt.suffix_start:
+            return f"template:{position - prompt.tweet_span[-1] - 1}"
+        return f"suffix:{position - prompt.suffix_start}"
     word = prompt.words[token.word] if token.word >= 0 else None
     content = None if word is None else _content(word, position)
     if content is not None:

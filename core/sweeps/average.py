@@ -50,7 +50,7 @@ from ..prompts import token_roles
 from ..prompts.token_roles import Scheme
 from ..showing import Shown
 from ..statistics import Array, percentile_interval, t_quantile
-from ..tracing.result import PROXIES, Corruption, Proxy, TraceResult
+from ..tracing.result import PROXIES, Corruption, Proxy, TraceResult, units_of
 from .record import Record
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class Average(Shown):
 
     def titles(self) -> dict[str, str]:
         """What a figure calls each role."""
-        suffix = self.about["suffix_tokens"]
-        return {role: token_roles.title_of(role, suffix) for role in self.roles}
+        labels = self.about["suffix_tokens"], self.about["template_tokens"]
+        return {role: token_roles.title_of(role, *labels) for role in self.roles}
 
     def more_tweets(self, reach: float, kind: str = "total", layer: int = 0, role: str = "") -> int:
         """About how many more tweets does it take to know a mean to ± `reach`?
@@ -506,9 +506,9 @@ class _Sums:
         self.free = np.zeros(shape, dtype=bool)
         self._block: list[tuple[_Found, int]] = []
         self._open: dict[int, list[_Found]] = {}  # of which more pairs may come
-        tokens = result.prompt.tokens
-        after = [tokens[t].label for t in range(result.prompt.tweet_span[-1] + 1, len(tokens))]
-        self.suffix_tokens = after
+        labels, start = list(result.prompt.labels), result.prompt.suffix_start
+        self.suffix_tokens = labels[start:]
+        self.template_tokens = labels[result.prompt.tweet_span[-1] + 1 : start]
 
     def _widen(self, role: str) -> None:
         """Make room for a role that did not occur before."""
@@ -666,13 +666,15 @@ class _Sums:
         first = self.first
         settings = first.settings
         name = first.model_name
+        measured_in = units_of(first.probe)[self.proxy]
         return {
             # Of a model in a folder, not where that folder lies on this machine.
             "model": Path(name).name if Path(name).is_absolute() else name,
             "model_identity": first.model_identity,
             "probe": first.probe.features,
-            "suffix": first.prompt.suffix,
+            "suffix": first.probe.suffix,
             "suffix_tokens": self.suffix_tokens,
+            "template_tokens": self.template_tokens,
             "n": self.n,
             "pairs": self.records if self.paired else None,
             "kinds": list(self.kinds),
@@ -692,7 +694,8 @@ class _Sums:
             "interval": interval,
             "normalised": normalised,
             "proxy": self.proxy,
-            "unit": "share of the total effect" if normalised else PROXIES[self.proxy],
+            "unit": "share of the total effect" if normalised else measured_in,
+            "measured_in": measured_in,
             "towards": self.towards,
             "replicates": self.count,
             "bootstrap_seed": self.seed,
@@ -740,7 +743,7 @@ def _model_of(result: TraceResult) -> tuple[Any, ...]:
     return (
         result.model_identity,
         result.probe.features,
-        result.prompt.suffix,
+        result.prompt.template,
         result.layers,
         result.window,
         settings.kinds,

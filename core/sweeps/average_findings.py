@@ -106,7 +106,7 @@ class Finding:
 
 def side_of(role: str) -> Side:
     """Whether a role is one of the tweet's tokens or of the prompt's own words behind it."""
-    own = role.startswith("suffix") or role in ("last", "subsequent", "further")
+    own = role.startswith(("suffix", "template")) or role in ("last", "subsequent", "further")
     return "prompt" if own else "tweet"
 
 
@@ -261,9 +261,7 @@ def summarises(ablation: pd.DataFrame, unit: str) -> Claim:
 
 
 def _proxy_unit(average: Average) -> str:
-    from ..tracing.result import PROXIES
-
-    return PROXIES[average.about["proxy"]]
+    return str(average.about["measured_in"])
 
 
 def _peaks(average: Average, frame: pd.DataFrame, side: Side) -> tuple[Peak, ...]:

@@ -16,6 +16,7 @@ Hochberg (1995) holds the false discovery rate among one kind's non-trivial cell
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -346,12 +347,12 @@ def summary(results: Sequence[TraceResult], names: Sequence[str]) -> pd.DataFram
                 "trace": name,
                 "layers": result.layers,
                 "tokens": len(result.prompt),
-                "accuracy": report.accuracy,
-                "accuracy_low": report.accuracy_low,
-                "accuracy_high": report.accuracy_high,
-                "macro_f1": report.macro_f1,
-                "majority": report.majority,
-                "texts": report.n,
+                "accuracy": math.nan if report is None else report.accuracy,
+                "accuracy_low": math.nan if report is None else report.accuracy_low,
+                "accuracy_high": math.nan if report is None else report.accuracy_high,
+                "macro_f1": math.nan if report is None else report.macro_f1,
+                "majority": math.nan if report is None else report.majority,
+                "texts": 0 if report is None else report.n,
                 "positive": result.clean_probability,
                 "total_effect": result.total_effect,
                 "lower": result.total_effect - result.low_reach,

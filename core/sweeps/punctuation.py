@@ -98,7 +98,7 @@ def ablation(
 
     found: list[tuple[Prompt, dict[str, list[int]]]] = []
     for text in texts:
-        prompt = build_prompt(model, text, probe.suffix)
+        prompt = build_prompt(model, text, probe.template)
         if groups := groups_of(prompt):
             found.append((prompt, groups))
     if len(found) < FEWEST:

@@ -75,7 +75,7 @@ def schema() -> pa.Schema:
             ("counterfactual_id", numbers),  # of its tokens, where they are more or fewer
             ("token_id", numbers),
             ("token_label", texts),
-            ("token_start", numbers),  # characters of tweet + suffix
+            ("token_start", numbers),  # characters of the prompt
             ("token_end", numbers),
             ("token_word", numbers),
             ("tweet_span", numbers),  # positions
@@ -138,7 +138,7 @@ def row_of(row: Mapping[str, Any], result: TraceResult) -> dict[str, Any]:
 
 def result_of(row: Mapping[str, Any], task: Task, name: str, identity: str) -> TraceResult:
     """The trace that `row_of` made a row of."""
-    text = row["tweet"] + task.probe.suffix
+    text = task.probe.template.around(row["tweet"])
     words = row["token_word"]
     tokens = zip(
         row["token_id"],
@@ -151,7 +151,7 @@ def result_of(row: Mapping[str, Any], task: Task, name: str, identity: str) -> T
     places = zip(row["word_start"], row["word_end"], row["word_in_tweet"], strict=True)
     prompt = Prompt(
         tweet=row["tweet"],
-        suffix=task.probe.suffix,
+        template=task.probe.template,
         text=text,
         tokens=tuple(Token(*token) for token in tokens),
         words=tuple(

@@ -35,6 +35,7 @@ from ..probes.probe import Probe
 from ..probes.training import trained_on
 from ..probes.turned_pairs import log_odds_of
 from ..prompts.prompt import Prompt, build_prompt
+from ..prompts.template import Template
 from ..prompts.token_roles import TWEET, roles_of
 from ..settings import described
 from ..statistics import Array
@@ -234,7 +235,7 @@ def choose(
         part: dict[int, int] = {}
         for index in order[start : start + _CHUNK].tolist():
             text = whole["text"][index]
-            tokens, of_tweet = _tokens(model, text, probe.suffix)
+            tokens, of_tweet = _tokens(model, text, probe.template)
             # What makes no prompt fails when it is traced, with its reason, instead of vanishing.
             fits = (of_tweet or selection.shortest) >= selection.shortest and (
                 selection.longest is None or of_tweet <= selection.longest
@@ -403,7 +404,7 @@ def _trace(
         others = [str(row[PAIRED[0]]) for row in rows]
     positions = None
     if task.roles is not None or task.most_tokens is not None:
-        prompts = [build_prompt(model, text, task.probe.suffix) for text in texts]
+        prompts = [build_prompt(model, text, task.probe.template) for text in texts]
         positions = [
             traced_positions(prompt, task, int(row["number"]))
             for prompt, row in zip(prompts, rows, strict=True)
@@ -504,10 +505,10 @@ def _fingerprint_of(probe: Probe) -> str:
     return hashlib.sha256(json.dumps([key_of(probe), *numbers]).encode()).hexdigest()
 
 
-def _tokens(model: Model, text: object, suffix: str) -> tuple[int, int]:
+def _tokens(model: Model, text: object, template: Template) -> tuple[int, int]:
     """Tokens of a tweet's prompt and of the tweet in it; 0 where it makes no prompt."""
     try:
-        prompt = build_prompt(model, text, suffix)  # type: ignore[arg-type]  # it checks
+        prompt = build_prompt(model, text, template)  # type: ignore[arg-type]  # it checks
     except UserError:
         return 0, 0
     return len(prompt), len(prompt.tweet_span)
@@ -519,7 +520,7 @@ def _held_out(probe: Probe, tweets: pd.DataFrame) -> Array | None:
     if own is None:
         return None
     found = np.full(len(tweets), np.nan)  # what its model cannot read is in nobody's report
-    found[own.index] = probe.report.log_odds
+    found[own.index] = probe.judged.log_odds
     return found
 
 

@@ -19,9 +19,9 @@ from ..models.model import Model
 from ..patching.clean_and_corrupted import Base, Source, run_base, run_source
 from ..patching.readout import Readout
 from ..patching.sites import Cells, Kind
-from ..probes.probe import Probe, check_model
+from ..probes.probe import Probe, check_model, word_tokens
 from ..prompts.alignment import align, end_to_end
-from ..prompts.prompt import Prompt, build_prompt, resolve_span, word_token
+from ..prompts.prompt import Prompt, build_prompt, resolve_span
 from ..statistics import Array
 from .result import Reads, TraceResult, TraceSettings
 
@@ -153,7 +153,7 @@ def case_of(model: Model, probe: Probe, text: str, settings: TraceSettings) -> C
         UserError: the probe, the tweet, the span or the counterfactual cannot be used.
     """
     _check_probe(model, probe)
-    prompt = build_prompt(model, text, probe.suffix)
+    prompt = build_prompt(model, text, probe.template)
     embeddings = model.embed(prompt.ids)
     span = resolve_span(prompt, settings.corrupt)
     instead = alignment = None
@@ -166,7 +166,7 @@ def case_of(model: Model, probe: Probe, text: str, settings: TraceSettings) -> C
                 "The corruption 'counterfactual' and a counterfactual tweet go together; name the "
                 "tweet."
             )
-        other = build_prompt(model, settings.counterfactual, probe.suffix)
+        other = build_prompt(model, settings.counterfactual, probe.template)
         if len(other) == len(prompt):
             span = _differing(prompt, other)
         else:
@@ -252,9 +252,7 @@ def runs_of(
 
 def readout_of(model: Model, probe: Probe) -> Readout:
     """What is read of every run, for a probe and the proxies of its words."""
-    words = tuple(
-        word_token(model, word) for word in (*probe.words_positive, *probe.words_negative)
-    )
+    words = tuple(word_tokens(model, probe))
     if probe.layer is None:
         return Readout(words)
     coefficients, mean, scale = map(np.array, (probe.coefficients, probe.mean, probe.scale))

@@ -16,6 +16,7 @@ import numpy as np
 from ..distribution import ASSETS
 from ..probes.probe import Probe
 from ..prompts.prompt import Prompt, Token, Word
+from ..prompts.template import Template
 from ..storage import cache
 from .result import TraceResult, TraceSettings
 from .serialization import read_reads, write_reads
@@ -32,7 +33,7 @@ def load(folder: Path = ASSETS) -> TraceResult:
     return TraceResult(
         prompt=Prompt(
             tweet=prompt["tweet"],
-            suffix=prompt["suffix"],
+            template=Template(**prompt["template"]),
             text=prompt["text"],
             tokens=tuple(Token(**token) for token in prompt["tokens"]),
             words=tuple(

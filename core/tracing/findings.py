@@ -166,6 +166,9 @@ def health_of(result: TraceResult) -> Health:
             f"{signed(high)}), so the cells show nothing.",
         )
     odds = result.under("log_odds")
+    if result.probe.is_contrast:  # without a sentiment there is no side to be on
+        ratio = signed(odds.high), signed(odds.low)
+        return Health(True, f"The corruption takes the contrast from {ratio[0]} to {ratio[1]}.")
     side = "positive" if odds.high >= 0 else "negative"
     if abs(odds.high) < UNDECIDED:
         return Health(

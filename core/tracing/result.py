@@ -36,6 +36,22 @@ PROXIES: dict[Proxy, str] = {
     "bad": "P(bad)",
 }
 
+
+def units_of(probe: Probe) -> dict[Proxy, str]:
+    """What each proxy is measured in, by the probe's own words."""
+    good, bad = (word.strip() for word in probe.words)
+    ratio = f"log P({good}) - log P({bad}) (nats)"
+    units = PROXIES | {"log_ratio": ratio, "good": f"P({good})", "bad": f"P({bad})"}
+    if probe.is_contrast:
+        units |= {"log_odds": ratio, "probability": f"P({good}) as a share of both words"}
+    return units
+
+
+def proxies_of(probe: Probe) -> list[Proxy]:
+    """The proxies that a probe offers, each number once."""
+    return [proxy for proxy in PROXIES if not (probe.is_contrast and proxy == "log_ratio")]
+
+
 Corruption = Literal["noise", "uniform", "mean", "counterfactual"]
 CORRUPTIONS: dict[Corruption, str] = {
     "noise": "Gaussian noise on the tokens' embeddings",

@@ -228,7 +228,7 @@ def word_effects(
     import pandas as pd
 
     settings = settings or TraceSettings()
-    prompt = build_prompt(model, text, probe.suffix)
+    prompt = build_prompt(model, text, probe.template)
     numbers = [n for n, word in enumerate(prompt.words) if word.in_tweet and word.tokens]
     words = [prompt.words[number] for number in numbers]
     cases = [case_of(model, probe, text, replace(settings, corrupt=word.tokens)) for word in words]
@@ -257,7 +257,7 @@ def _ways(
 ) -> list[TraceSettings]:
     """Settings whose verdicts are looked at, those of few runs first; the asked ones among them."""
     ways = [replace(asked, corruption="mean", counterfactual=None), asked]
-    prompt = build_prompt(model, text, probe.suffix)
+    prompt = build_prompt(model, text, probe.template)
     pairs = [proposal for proposal in propose(model, prompt) if proposal.same_length][:PAIRS]
     ways += [
         replace(asked, corruption="counterfactual", counterfactual=pair.text, corrupt="tweet")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..patching.sites import Kind
 from .estimate import Estimate
 from .findings import RULE, Findings, by_words, findings
 from .findings import cells as cells_of
-from .result import PROXIES, Proxy, TraceResult
+from .result import Proxy, TraceResult, units_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,10 @@ SHORT_UNITS: dict[Proxy, str] = {
     "good": "P(good)",
     "bad": "P(bad)",
 }
+
+Around = Literal["after", "all", "none"]
+AROUND: dict[str, str] = {"after": "After the tweet", "all": "All", "none": "None"}
+"""Which rows of a template are shown; those ahead of the tweet are 0 by construction."""
 
 SHARE_UNIT = "% of the total effect"
 ROUND_ENDS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -51,6 +55,7 @@ class View:
         words: a row for every word, that of its last token, in place of every token.
         kind: the only kind of site that is shown; None shows all that were traced.
         estimate: of the cells, shown where they have not been run; None shows no others.
+        around: which tokens of a chat template, or of a text ahead of the tweet, have rows.
     """
 
     result: TraceResult
@@ -59,6 +64,7 @@ class View:
     words: bool = False
     kind: Kind | None = None
     estimate: Estimate | None = None
+    around: Around = "after"
 
     @property
     def judged(self) -> TraceResult:
@@ -104,11 +110,24 @@ class View:
     def frame(self) -> pd.DataFrame:
         """The cells that are shown, in the unit in which they are shown; columns as of `cells`."""
         frame = self.cells
+        if self.folded:
+            frame = frame[~frame["position"].isin(self.folded)]
         if self.words:
             frame = by_words(frame, self.result)
         if self.share:
             frame = as_shares(frame)
         return frame if self.kind is None else frame[frame["kind"] == self.kind]
+
+    @cached_property
+    def folded(self) -> frozenset[int]:
+        """Positions without a row."""
+        prompt = self.result.prompt
+        if prompt.template.is_plain or self.around == "all":
+            return frozenset()
+        ahead = range(prompt.tweet_span[0])
+        if self.around == "after":
+            return frozenset(ahead)
+        return frozenset((*ahead, *range(prompt.tweet_span[-1] + 1, prompt.suffix_start)))
 
     @cached_property
     def end(self) -> float:
@@ -151,26 +170,48 @@ class View:
         if result.samples_done > 1:
             said.append(RULE)
         said.append("Hatched cells are fixed by construction; a frame marks the largest other one.")
-        report = result.probe.report
-        said.append(
-            f"Model {result.model_name}; probe accuracy {report.accuracy:.1%} "
-            f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts."
-        )
+        said.append(f"Model {result.model_name}; {probe_line(result)}.")
+        if result.probe.is_contrast and result.probe.read_as:
+            said.append(result.probe.read_as)
+        if result.prompt.template.format == "chat":
+            said.append("The prompt is in the model's chat template.")
+        if self.folded:
+            where = "ahead of the tweet" if self.around == "after" else "of the template"
+            said.append(f"Rows of {len(self.folded)} tokens {where} are left out.")
         return " ".join(said)
 
 
 def unit_of(result: TraceResult) -> str:
     """What the effects of a result are measured in."""
-    return PROXIES[result.settings.proxy]
+    return units_of(result.probe)[result.settings.proxy]
 
 
 def short_unit(result: TraceResult) -> str:
     """The same in the few words that fit along a small chart's axis."""
-    return SHORT_UNITS[result.settings.proxy]
+    proxy, contrast = result.settings.proxy, result.probe.is_contrast
+    if proxy in ("good", "bad"):
+        return units_of(result.probe)[proxy]
+    return SHORT_UNITS["log_ratio" if contrast and proxy == "log_odds" else proxy]
+
+
+def probe_line(result: TraceResult) -> str:
+    """How good the probe is; of a contrast, that nothing was fitted."""
+    report = result.probe.report
+    if report is None:
+        return "a contrast of two words, no probe"
+    return (
+        f"probe accuracy {report.accuracy:.1%} "
+        f"({report.accuracy_low:.1%} to {report.accuracy_high:.1%}) on {report.n:,} texts"
+    )
 
 
 def headline(result: TraceResult) -> str:
     """What the model makes of the tweet: "Negative, P(positive) = 0.01"."""
+    if result.probe.is_contrast:
+        words = zip(result.probe.words, np.exp(result.reads.clean), strict=True)
+        ranked = sorted(words, key=lambda pair: -pair[1])
+        (first, most), (second, least) = ((word.strip(), f"{p:.2g}") for word, p in ranked)
+        return f"\u201c{first}\u201d above \u201c{second}\u201d: {most} to {least}"
     positive = result.clean_probability
     shown = f"= {positive:.2f}"
     if min(positive, 1 - positive) < 0.005:

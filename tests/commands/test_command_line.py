@@ -425,6 +425,43 @@ def test_one_sample_has_no_error_and_null_in_json(trained, folder):
     assert "nan" not in summary
 
 
+def test_two_words_of_ones_own_are_traced_without_any_texts(own_home, folder, tmp_path):
+    prompt = "great {tweet} awful"
+    options = ("--prompt", prompt, "--samples", 2, "--kinds", "hidden")
+    words = ("--contrast", " number", " day")
+    traced = run("trace", TWEET, "--model", folder, *words, *options, "--json")
+    assert traced.exit_code == 0, traced.output
+    found = json.loads(traced.stdout)
+    model = load_model(folder)
+    probe = core.contrast(model, *words[1:], prompt)
+    expected = core.trace(model, probe, TWEET, TraceSettings(kinds=("hidden",), samples=2))
+    np.testing.assert_allclose(found["effects"]["hidden"], expected.effects["hidden"], rtol=1e-5)
+    assert (found["prompt"], found["prediction"]) == (f"great {TWEET} awful", None)
+    assert found["probe"]["accuracy"] is None
+    says = run("trace", TWEET, "--model", folder, *words, *options).stdout
+    assert "Probe       a contrast of two words, no probe" in says
+    assert "log P(number) - log P(day) (nats)" in says
+    assert not kept_folder().exists()
+
+    saved = tmp_path / "contrast.json"
+    assert (
+        run("probe", "--model", folder, *words, "--prompt", prompt, "--out", saved).exit_code == 0
+    )
+    assert Probe.load(saved) == probe
+    again = run("trace", TWEET, "--model", folder, "--probe", saved, *options[2:], "--json")
+    assert json.loads(again.stdout)["high"] == found["high"]
+
+
+def test_what_does_not_go_with_a_contrast_is_refused(own_home, folder):
+    trace = ("trace", TWEET, "--model", folder, "--contrast", " good", " bad")
+    assert "leave out --features" in refused(*trace, "--features", "hidden")
+    assert "leave out --good" in refused(*trace, "--good", " happy")
+    assert "no place for the tweet" in refused(*trace, "--prompt", "Mood:")
+    assert "not both" in refused(*trace, "--prompt", "{tweet}", "--suffix", " So")
+    assert "no chat template" in refused(*trace, "--format", "chat")
+    assert "say where it goes by --out" in refused("probe", "--model", folder, *trace[4:])
+
+
 def test_a_trace_that_cannot_be_read_names_a_setting_that_can(trained, folder, monkeypatch):
     def health_of(result: TraceResult) -> Health:
         if result.settings.corruption == "mean":

@@ -20,6 +20,7 @@ from core import dashboard
 from core.dashboard import cell_panel as cells
 from core.dashboard import follow_ups, probing, tracing
 from core.probes.library import keep, key_of
+from core.prompts.template import Template
 from core.server.job_queue import Progress
 from core.tracing.findings import Health, findings
 from core.tracing.result import PROXIES
@@ -103,7 +104,7 @@ def test_a_trace_keeps_its_probe_and_shows_three_panels_on_one_scale_and_what_th
     assert any("2 noise samples" in caption.value for caption in page.caption)
     assert page.button("stop").disabled
 
-    kept = probing.kept_probe("gpt2", "logit_pair")
+    kept = probing.kept_probe("gpt2", "logit_pair", Template())
     assert kept is not None
     assert any(f"accuracy {kept.report.accuracy:.1%}" in caption.value for caption in page.caption)
     again = open_page("trace")
@@ -319,7 +320,9 @@ def test_a_tweet_that_cannot_be_traced_gets_one_sentence():
         assert sentence in error.value.replace("\\", "")
         assert "Traceback" not in error.value
         assert not charts(page)
-    assert probing.kept_probe("gpt2", "logit_pair") is None  # refused before any training
+    assert (
+        probing.kept_probe("gpt2", "logit_pair", Template()) is None
+    )  # refused before any training
 
 
 def test_a_failure_of_the_program_is_one_sentence_too(monkeypatch):

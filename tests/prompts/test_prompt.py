@@ -25,6 +25,7 @@ from core.prompts.prompt import (
     DEFAULT_SUFFIX,
     DEFAULT_WORDS,
     build_prompt,
+    count_tokens,
     resolve_span,
     span_of_word,
     word_token,
@@ -471,7 +472,7 @@ def test_spans(gpt2_like):
         ("all", 'What to corrupt, "all", is not understood; give "tweet", a word as "word:3"'),
         ("word:-1", "is not understood"),
         ("word:99", "no word 99 in this prompt; its words are numbered from 0 to 5"),
-        ("word:5", r'word 5 \("feeling"\) is in the suffix.* from 0 to 2'),
+        ("word:5", r'word 5 \("feeling"\) is not of the tweet.* from 0 to 2'),
         ((), "no position to corrupt"),
         ((-1,), "position -1 cannot be corrupted; the tweet's tokens are at 0 to"),
         ((0, 500, 501), "positions 500, 501 cannot be corrupted"),
@@ -487,3 +488,20 @@ def test_the_last_position_is_not_of_the_tweet(gpt2_like):
     prompt = build_prompt(gpt2_like, "a terrible day")
     with pytest.raises(ValueError, match="cannot be corrupted"):
         resolve_span(prompt, (len(prompt) - 1,))
+
+
+@pytest.mark.parametrize("before", ["Review: ", 'Is "', "A review of\n", "caf\u00e9 \U0001f642 "])
+@pytest.mark.parametrize("tweet", ["so bad", "#fail @united \U0001f622", "caf\u00e9!"])
+def test_text_ahead_of_a_tweet_leaves_it_its_own_tokens(any_reader, before, tweet):
+    prompt = build_prompt(any_reader, tweet, f"{before}{{tweet}} Mood:")
+    assert list(prompt.ids) == any_reader.tokenizer(prompt.text).input_ids
+    assert prompt.text == f"{before}{tweet} Mood:"
+    first, end = len(before), len(before) + len(tweet)
+    for position, token in enumerate(prompt.tokens):
+        touches = token.start < end and token.end > first
+        assert (position in prompt.tweet_span) == touches or token.start == token.end
+    alone = [word.text for word in build_prompt(any_reader, tweet).words if word.in_tweet]
+    assert [word.text for word in prompt.words if word.in_tweet] == alone
+    assert [word.in_tweet for word in prompt.words[: len(alone)]] == [True] * len(alone)
+    (count,) = count_tokens(any_reader.tokenizer, [tweet], f"{before}{{tweet}} Mood:")
+    assert (count.prompt, count.tweet) == (len(prompt), len(prompt.tweet_span))

@@ -57,6 +57,12 @@ LINES = [
     "not good, not bad: awful! wonderful? @name #tag https://example.org",
 ]
 
+CHAT = (
+    "{% for m in messages %}<|endoftext|>{{ m['role'][0] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|endoftext|>a: {% endif %}"
+)
+"""A chat template of few tokens."""
+
 
 @cache
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -165,5 +165,22 @@ def test_a_caption_says_what_was_asked(result):
 def test_the_headline_never_says_zero_or_one(probability, shown):
     class Result:
         clean_probability = probability
+        probe = make_probe(make_model("gpt2", layers=2))
 
     assert headline(Result()) == shown
+
+
+def test_rows_ahead_of_the_tweet_are_folded_and_change_nothing():
+    model = make_model("gpt2", layers=2)
+    probe = replace(make_probe(model), before="My hours: ")
+    result = trace(model, probe, "terrible service", TraceSettings(samples=2))
+    first = result.prompt.tweet_span[0]
+    assert first > 0
+    after, every = View(result), View(result, around="all")
+    assert set(after.frame["position"]) == set(range(first, len(result.prompt)))
+    assert set(every.frame["position"]) == set(range(len(result.prompt)))
+    assert (every.frame[every.frame["position"] < first]["effect"] == 0).all()
+    assert after.end == every.end
+    assert f"Rows of {first} tokens ahead of the tweet are left out." in after.caption
+    assert "left out" not in every.caption
+    assert set(View(result, around="none").frame["position"]) == set(after.frame["position"])
