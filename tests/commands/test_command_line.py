@@ -29,11 +29,12 @@ from core.models.loading import load_model
 from core.models.registry import REGISTRY
 from core.probes.library import kept_folder
 from core.probes.probe import Probe
-from core.sweeps.store import sweeps
+from core.sweeps.store import Store, sweeps
 from core.tracing.findings import Health
 from core.tracing.result import TraceResult, TraceSettings
 
 TWEET = "terrible service, bad day"
+PATIENCE = 600.0  # seconds until what hangs is called failed
 
 
 @pytest.fixture(scope="session")
@@ -678,7 +679,7 @@ def test_as_a_process(trained, folder, tmp_path):
         text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # nothing of the libraries' own either
@@ -693,7 +694,7 @@ def test_a_terminal_without_unicode_and_a_mistake(trained, folder):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -716,17 +717,25 @@ def test_ctrl_c_ends_cleanly(trained, folder, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
-    seen, deadline = b"", time.monotonic() + 120
-    while b"Tracing" not in seen and time.monotonic() < deadline:
-        seen += os.read(process.stderr.fileno(), 4096)
+    seen = b""
+    while b"Tracing" not in seen:
+        said = os.read(process.stderr.fileno(), 4096)
+        assert said, seen  # it has ended
+        seen += said
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert stdout == b""
     assert stderr.rstrip().endswith(b"Stopped.")
     assert b"Traceback" not in stderr
     assert not outs.exists()
     assert files_below(trained) == before
+
+
+def at_work(store: Store) -> int:
+    """How many processes have a batch in hand; before that they do not look whether to stop."""
+    with store._lock():
+        return sum(bool(claim["batches"]) for claim in store._living_claims().values())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -739,13 +748,13 @@ def test_a_closed_terminal_stops_a_sweep_of_several_processes(ends, trained, fol
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(getattr(signal, ends), signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 120
-    while not (found := sweeps()) or found[0].status().workers < 2:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := sweeps()) or at_work(found[0]) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(getattr(signal, ends))
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert stderr.rstrip().endswith(b"Stopped.")
     while found[0].status().workers and time.monotonic() < deadline:

@@ -312,7 +312,7 @@ def load_in_a_process(asked, address, folder, *, silent_seconds=20.0, **environm
         env={**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(folder), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr

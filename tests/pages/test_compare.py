@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -271,16 +272,15 @@ def test_a_download_does_not_wait_for_what_is_computed():
 
 def test_a_download_is_cancelled_and_resumed(served, folders):
     size = (Path(folders[0]) / "model.safetensors").stat().st_size
-    served.seconds_a_part = 0.5  # long enough to be cancelled on a busy machine
+    served.seconds_a_part = 2.0  # a hundred seconds in all, to be cancelled within
     page = open_page("compare")
     page.selectbox("fetch:name").set_value(NAME).run()
     page.button("fetch:go").click().run()
     job = page.session_state["job:fetch"]
-    begun = threading.Event()
-    for _ in range(600):
-        if served.sent.get("model.safetensors", 0) > 0:
-            break
-        begun.wait(0.05)
+    until = time.monotonic() + PATIENCE
+    while not served.sent.get("model.safetensors"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
     page.run()
     page.button("fetch:cancel").click().run()
     assert job.wait(PATIENCE).state == "stopped"

@@ -15,7 +15,7 @@ from paths import ROOT
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-START = 120.0  # seconds that the server may take to answer
+START = 600.0  # seconds that the server may take to answer
 SHARED = ("models", "datasets", "probes")
 
 
@@ -59,7 +59,7 @@ def serve(
     finally:
         server.terminate()
         try:
-            server.wait(10)
+            server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
