@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..prompts.token_roles import Scheme
 from ..settings import described
 from ..storage import cache
-from ..tracing.result import Proxy
+from ..tracing.result import PROXIES, Proxy
 from .average import Average, Interval, Mean, Towards, average, average_by, difference
 from .record import Record
 from .store import Store
@@ -251,13 +251,16 @@ def _thinned(group: Average) -> pd.DataFrame:
 
 def average_from_json(held: dict[str, Any]) -> Average:
     """Read what `average_to_json` wrote; it cannot be compared further."""
+    about = held["about"]
+    # Of summaries from before there were templates and contrasts.
+    before = {"measured_in": PROXIES[about["proxy"]], "template_tokens": []}
     mean, lower, upper, n = (float("nan") if value is None else value for value in held["total"])
     return Average(
         frame=_frame(held["frame"]),
         total=Mean(mean, lower, upper, int(n)),
         peaks=_frame(held["peaks"]),
         history=_frame(held["history"]),
-        about=held["about"],
+        about=before | about,
     )
 
 
