@@ -5,6 +5,7 @@
 # make lowest  the tests of the library with the lowest versions that it takes
 # make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
+# make agreement  sweep 200 tweets by noise and 200 pairs into assets/ (some hours; goes on where it ended)
 # make screenshots  take the pictures of the documentation again
 
 .DEFAULT_GOAL := help
@@ -30,7 +31,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test browser check check-static audit coverage lowest figures screenshots format bench bench-peers lock clean
+.PHONY: help run setup test browser check check-static audit coverage lowest figures agreement screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -86,6 +87,9 @@ lowest: $(VENV)/.created
 # FIGURES_OPTIONS go to `python -m core figures`: FIGURES_OPTIONS="--columns one --font serif".
 figures: setup
 	$(BIN)/python -m core figures $(if $(MODEL),--model $(MODEL)) $(FIGURES_OPTIONS)
+
+agreement: setup
+	$(BIN)/python -m core corruptions --model smollm2-135m-instruct --out assets/noise-and-pairs-smollm2.json
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/support/screenshots.py
