@@ -6,6 +6,7 @@
 # make bench  set up once, then measure (some hours; leave the machine alone) into benchmarks/
 # make figures  draw the original experiment's figures into figures/ (MODEL=gpt2 names another model)
 # make docs   the documents as a site, in build/docs; make gallery draws its figures again
+# make agreement  sweep 200 tweets by noise and 200 pairs into assets/ (some hours; goes on where it ended)
 # make screenshots  take the pictures of the documentation again
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ ifneq ($(wildcard $(VENV)/.created),)
   $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.created)
 endif
 
-.PHONY: help run setup test browser check check-static audit coverage lowest figures docs gallery screenshots format bench bench-peers lock clean
+.PHONY: help run setup test browser check check-static audit coverage lowest figures agreement docs gallery screenshots format bench bench-peers lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -94,6 +95,9 @@ docs: $(VENV)/.dev-installed
 
 gallery: $(VENV)/.dev-installed setup
 	PYTHONPATH=tests/support $(BIN)/python tests/support/gallery.py
+
+agreement: setup
+	$(BIN)/python -m core corruptions --model smollm2-135m-instruct --out assets/noise-and-pairs-smollm2.json
 
 screenshots: $(VENV)/.dev-installed setup
 	PYTHONPATH=. $(BIN)/python tests/support/screenshots.py

@@ -39,10 +39,12 @@ def begin(*, first: bool) -> None:
             probe = probing.probe_choice(model)
         with left:
             over = dashboard.switch("Sweep over", sweeping.OVER, "sweep:over")
-            if over == "pairs":
-                data = pairs_choice.pairs_choice(model, probe)
-            else:
+            if over == "texts":
                 data = data_choice.data_choice()
+        if over == "pairs":
+            below = st.container()
+            with left:
+                data = pairs_choice.pairs_choice(model, probe, below)
         asked, mistake = None, ""
         try:
             asked = sweeping.sweep_choice(over)

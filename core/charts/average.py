@@ -245,14 +245,14 @@ def agreement(
     }
     layers = sorted(frame["layer"].unique().tolist())
     base = alt.Chart(shown[["title", "layer", "significant", "noise", "pairs"]])
-    drawn = base.mark_rect().encode(
+    drawn = base.mark_rect(aria=False).encode(
         alt.X("layer:O").scale(domain=layers).axis(**_layer_axis(layers)),
         alt.Y("title:N")
         .scale(domain=list(titles.values()))
         .axis(**style.named_rows(labelLimit=ROLE_LIMIT)),
         alt.Color("significant:N")
         .scale(domain=list(colours), range=list(colours.values()))
-        .legend(orient="bottom", title="significant by", columns=4, symbolType="square"),
+        .legend(None),
         tooltip=[
             alt.Tooltip("title:N", title="role"),
             alt.Tooltip("layer:Q", title="layer"),
@@ -261,7 +261,11 @@ def agreement(
             alt.Tooltip("pairs:Q", title="pairs, share", format="+.1%"),
         ],
     )
-    chart = alt.LayerChart(layer=[drawn], height=ROW * len(titles))
+    chart = alt.LayerChart(
+        layer=[drawn],
+        height=ROW * len(titles),
+        description=f"{KINDS.get(kind, kind)}: cells significant by noise, by pairs, or by both",
+    )
     if title:
         chart.title = style.panel_title(title)
     return _placed(chart)

@@ -132,7 +132,8 @@ def _show(found: TwoCorruptions) -> None:
             with st.container(horizontal=True, gap="small", vertical_alignment="top"):
                 with st.container(width=112):
                     st.badge(site.label.capitalize(), icon=icon, color=cast("Any", colour))
-                st.markdown(plain(_capitalised(site.where)))
+                with st.container(gap=None):
+                    st.markdown(plain(_capitalised(site.where)))
     with claims:
         st.markdown("**Claims of Meng et al. 2022, by noise and by pairs**")
         for claim in found.claims:
@@ -163,7 +164,10 @@ def _panels(found: TwoCorruptions, said: str) -> None:
     for name, average in (("Noise", found.noise), ("Pairs", found.pairs)):
         st.markdown(f"**{name}** :gray[{plain(average.counted)}]")
         kind_panels(shown[name], titles, end, UNIT, f"average:corruptions:{name}")
-    st.markdown("**Significant cells**")
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.markdown("**Significant cells**", width="content")
+        for label, (colour, icon) in SITE_BADGES.items():
+            st.badge(label.capitalize(), icon=icon, color=cast("Any", colour))
     draw = partial(drawing.agreement, frame, titles=titles)
     kinds = [kind for kind in KINDS if (frame["kind"] == kind).any()]
     for kind, column in zip(kinds, st.columns(len(kinds), gap="medium"), strict=True):

@@ -30,6 +30,7 @@ from .probing import trained_for
 
 if TYPE_CHECKING:
     import pandas as pd
+    from streamlit.delta_generator import DeltaGenerator
 
     from ..data.pairs import Pairs
     from ..data.tables import Table
@@ -46,24 +47,27 @@ COLUMNS = {
 }
 """Columns that a person may name, by `lay_out`'s arguments."""
 
+Chosen = tuple["pd.DataFrame", str, tuple[object, ...]]
+"""Pairs, what they are called, and what stands for them."""
+
 _FOUND = "as found"
 
 
-def pairs_choice(name: str, reads: Features | Probe) -> Data | None:
+def pairs_choice(name: str, reads: Features | Probe, below: DeltaGenerator) -> Data | None:
     """Pairs of texts that say the opposite; None until there are some.
 
     Args:
         name, reads: model and probe that say which edits of the tweets turn the sentiment.
+        below: where the table of the pairs stands.
     """
     source = switch("Pairs", SOURCES, "pairs:source")
     try:
-        if source == "made":
-            return _made_choice(name, reads)
-        found = _file_choice()
+        found = _made_choice(name, reads) if source == "made" else _file_choice()
         if found is None:
             return None
-        pairs, origin = found
-        return _edited(pairs.frame, origin, pairs.shape, own=True)
+        before, title, origin = found
+        with below:
+            return _edited(before, origin, title, own=source == "file")
     except UserError as mistake:
         st.error(plain(str(mistake)), icon=":material/error:")
         return None
@@ -94,7 +98,7 @@ def making(name: str, reads: Features | Probe) -> Guarded:
     return Guarded(Request(models=(name,), prompts=(), samples=0), work)
 
 
-def _made_choice(name: str, reads: Features | Probe) -> Data | None:
+def _made_choice(name: str, reads: Features | Probe) -> Chosen | None:
     of = (name, reads if isinstance(reads, str) else key_of(reads))
     current = job("pairs") if st.session_state.get("pairs:of") == of else None
     if current is None:
@@ -115,14 +119,14 @@ def _made_choice(name: str, reads: Features | Probe) -> Data | None:
     made: TurnedPairs = shown.partial
     st.markdown(plain(made.describe()))
     _counts(made)
-    return _edited(made.frame, (id(current),), f"{TWEETS}, pairs", own=False)
+    return made.frame, f"{TWEETS}, pairs", (id(current),)
 
 
 def _counts(made: TurnedPairs) -> None:
     """How many tweets have a pair, by edit."""
     named = made.counts["edit"].map({**EDITS, "any": "any of these"})
     columns = {
-        "edit": st.column_config.TextColumn("Edit", width="medium"),
+        "edit": st.column_config.TextColumn("Edit", width="large"),
         "texts": st.column_config.NumberColumn("Tweets", help="That can be edited so."),
         "lexicon": st.column_config.NumberColumn(
             "Lexicon turned", help="Of these, by VADER's compound score."
@@ -140,7 +144,7 @@ def _counts(made: TurnedPairs) -> None:
 # --- a person's own file -------------------------------------------------------------------------
 
 
-def _file_choice() -> tuple[Pairs, tuple[object, ...]] | None:
+def _file_choice() -> Chosen | None:
     """The pairs of what was uploaded, and what stands for them; kept when the page is left."""
     st.file_uploader(
         "A table of pairs",
@@ -177,7 +181,11 @@ def _file_choice() -> tuple[Pairs, tuple[object, ...]] | None:
         )
     st.caption(plain(" ".join(table.describe() for table in tables)))
     laid, key = _laid(tables, origin)
-    return None if laid is None else _by_meaning(laid, key)
+    found = None if laid is None else _by_meaning(laid, key)
+    if found is None:
+        return None
+    pairs, key = found
+    return pairs.frame, " and ".join(file.name for file in together), key
 
 
 def _table(content: bytes, name: str) -> Table:

@@ -264,3 +264,25 @@ def test_a_whole_figure_can_be_saved(found, theme):
     lines = drawing.line_figure(panels, title="Lines", theme=theme)
     assert isinstance(lines, alt.VConcatChart)
     assert b"Last token" in figure_bytes(lines, "svg")
+
+
+def test_each_cell_is_coloured_by_the_corruptions_that_find_it():
+    frame = pd.DataFrame(
+        [
+            ("mlp", 0, "last", "both", False, 0.5, 0.4),
+            ("mlp", 2, "last", "noise only", False, 0.3, 0.0),
+            ("mlp", 4, "last", "neither", True, 0.0, 0.0),
+            ("attn", 0, "last", "pairs only", False, 0.0, 0.2),
+        ],
+        columns=["kind", "layer", "role", "significant", "trivial", "noise", "pairs"],
+    )
+    for theme in ("light", "dark"):
+        chart = drawing.agreement(frame, "mlp", titles={"last": "Last token"}, theme=theme)
+        spec = chart.to_dict()
+        (rows,) = spec["datasets"].values()
+        assert [(row["layer"], row["significant"]) for row in rows] == [
+            (0, "both"),
+            (2, "noise only"),
+        ]
+        scale = spec["layer"][0]["encoding"]["color"]["scale"]
+        assert len(set(scale["range"])) == len(scale["domain"]) == 4
