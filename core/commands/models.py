@@ -38,7 +38,8 @@ def models(as_json: bool) -> None:
                 "licence": entry.licence,
                 "availability": availability(entry.key),
                 "default": entry.key == default,
-                "note": entry.note,
+                "gated": entry.gated,
+                "note": entry.access or entry.note,
             }
             for entry in REGISTRY.values()
         ]
@@ -55,11 +56,15 @@ def models(as_json: bool) -> None:
                 f"{entry.download_bytes / 1e6:,.0f} MB",
                 entry.licence,
                 availability(entry.key),
-                entry.note,
+                "gated" if entry.gated else entry.note,
             )
         )
     print_table(table, right=(2, 3, 4))
     click.echo(f"\n* The default. {reason}")
+    click.echo(
+        "Gated models: accept the licence on the model's page of the hub, then log in with "
+        "`hf auth login` or set HF_TOKEN."
+    )
     click.echo(
         "Any other model can be named by its hub id or its folder when its family is one of "
         f"{', '.join(sorted(FAMILIES))}."

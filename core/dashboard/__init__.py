@@ -387,8 +387,8 @@ def _describe_cost(name: str) -> str:
     entry = REGISTRY[name]
     return (
         f"{entry.parameters / 1e6:,.0f} million parameters in {entry.layers} layers; "
-        f"licence {entry.licence}."
-    )
+        f"licence {entry.licence}. {entry.access}"
+    ).strip()
 
 
 def _bytes(count: int) -> str:

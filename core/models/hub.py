@@ -44,6 +44,7 @@ _SIDE_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -393,7 +394,7 @@ def _refused(hub_id: str, name: str, error: "HfHubHTTPError") -> HubError:
     if status in (401, 403):
         return HubError(
             f"{hub_id!r} asks for an agreement on the hub: accept it on its page there and log in "
-            "with `hf auth login`."
+            "with `hf auth login`, or set HF_TOKEN."
         )
     if status in (404, 410):
         return HubError(f"The hub has no {name} of {hub_id!r} any more: choose another model.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..storage import cache
 from . import hub
@@ -11,7 +12,11 @@ from . import hub
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that the dropdown offers. `parameters` are exact, `download_bytes` about right."""
+    """A model that the dropdown offers. `parameters` are exact, `download_bytes` about right.
+
+    Attributes:
+        gated: the hub hands it out only after an agreement, to who is logged in.
+    """
 
     key: str
     hub_id: str
@@ -21,12 +26,31 @@ class ModelEntry:
     download_bytes: int
     licence: str
     note: str = ""
+    gated: bool = False
+
+    @property
+    def access(self) -> str:
+        """What has to be done before it can be downloaded; "" where nothing has."""
+        if not self.gated:
+            return ""
+        return (
+            f"Gated: accept its licence on huggingface.co/{self.hub_id}, then log in with "
+            "`hf auth login` or set HF_TOKEN."
+        )
 
 
 def _entry(
-    key: str, hub_id: str, family: str, layers: int, parameters: int, megabytes: int, licence: str
+    key: str,
+    hub_id: str,
+    family: str,
+    layers: int,
+    parameters: int,
+    megabytes: int,
+    licence: str,
+    **more: Any,
 ) -> ModelEntry:
-    return ModelEntry(key, hub_id, family, layers, parameters, megabytes * 10**6, licence)
+    size = megabytes * 10**6
+    return ModelEntry(key, hub_id, family, layers, parameters, size, licence, **more)
 
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -67,6 +91,38 @@ REGISTRY: dict[str, ModelEntry] = {
             "pythia-410m", "EleutherAI/pythia-410m", "gpt_neox", 24, 405_334_016, 911, "Apache-2.0"
         ),
         _entry("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B", "qwen2", 24, 494_032_768, 988, "Apache-2.0"),
+        _entry("qwen3-0.6b", "Qwen/Qwen3-0.6B", "qwen3", 28, 596_049_920, 1503, "Apache-2.0"),
+        _entry(
+            *("smollm2-360m", "HuggingFaceTB/SmolLM2-360M", "llama", 32, 361_821_120, 724),
+            "Apache-2.0",
+        ),
+        _entry(
+            *("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B", "llama", 24, 1_711_376_384, 3423),
+            "Apache-2.0",
+        ),
+        _entry(
+            *("smollm3-3b", "HuggingFaceTB/SmolLM3-3B", "smollm3", 36, 3_075_098_624, 6150),
+            "Apache-2.0",
+        ),
+        _entry(
+            *("olmo-2-1b", "allenai/OLMo-2-0425-1B", "olmo2", 16, 1_484_916_736, 5940),
+            "Apache-2.0",
+        ),
+        _entry(
+            *("llama-3.2-1b", "meta-llama/Llama-3.2-1B", "llama", 16, 1_235_814_400, 2472),
+            "Llama 3.2 Community",
+            gated=True,
+        ),
+        _entry(
+            *("gemma-3-270m", "google/gemma-3-270m", "gemma3_text", 18, 268_098_176, 536),
+            "Gemma",
+            gated=True,
+        ),
+        _entry(
+            *("gemma-3-1b", "google/gemma-3-1b-pt", "gemma3_text", 26, 999_885_952, 2000),
+            "Gemma",
+            gated=True,
+        ),
     )
 }
 

@@ -40,6 +40,7 @@ from core.models.loading import load_model, load_tokenizer
 from core.models.registry import model_folder
 from core.probes.probe import Probe
 from core.prompts.prompt import build_prompt, count_tokens
+from core.prompts.template import Template
 from core.server.job_queue import Queue
 from core.server.limits import limits
 from core.sweeps import sweep
@@ -230,7 +231,7 @@ def longest(work: Guarded) -> int:
     return max(
         count.prompt
         for prompts in work.asks.prompts
-        for count in count_tokens(tokenizer, prompts.texts, prompts.suffix)
+        for count in count_tokens(tokenizer, prompts.texts, prompts.template)
     )
 
 
@@ -384,7 +385,7 @@ def test_the_suffix_of_the_probe_is_counted(world, loaded, monkeypatch):
     monkeypatch.setenv("SENTITRACE_MAX_TOKENS", "30")
     settings = TraceSettings(samples=1)
     assert "reads at most 30" in ended(tracing.tracing("gpt2", probe, "good day", settings)).error
-    settings = probing.ProbeSettings(suffix=suffix, controls=False)
+    settings = probing.ProbeSettings(template=Template(suffix), controls=False)
     assert "reads at most 30" in ended(probing.training("gpt2", world.data("a"), settings)).error
     assert loaded == []
 
@@ -458,14 +459,16 @@ def test_a_tokenizer_that_has_changed_is_read_again():
 
 def test_what_is_asked_of_a_trace_is_all_of_it():
     settings = TraceSettings(samples=7)
-    asks = Request.of_trace(["a", "b", "a"], "tweet", " suffix", settings)
-    assert asks == Request(models=("a", "b"), prompts=(Texts(("tweet",), " suffix"),), samples=7)
+    asks = Request.of_trace(["a", "b", "a"], "tweet", Template(" suffix"), settings)
+    assert asks == Request(
+        models=("a", "b"), prompts=(Texts(("tweet",), Template(" suffix")),), samples=7
+    )
     # One that draws nothing runs once, however many samples are written down.
     assert Request.of_trace(["a"], "t", "", replace(settings, corruption="mean")).samples == 1
 
 
 def test_what_was_typed_stands_in_no_log_of_a_request():
-    asks = Request.of_trace(["a"], "my secret", " suffix", TraceSettings())
+    asks = Request.of_trace(["a"], "my secret", Template(" suffix"), TraceSettings())
     assert "secret" not in repr(Guarded(asks, lambda job: iter(())))
 
 

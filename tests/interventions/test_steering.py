@@ -249,7 +249,7 @@ def test_a_silenced_head_takes_its_own_part_of_attention_away(variant):
 def test_means_are_those_of_all_tokens_but_the_first():
     model = make_model("gpt2")
     means = site_means(
-        model, [TWEET, OTHER], [Site("mlp", LAYER), Site("head", 2, None, 0)], suffix=SUFFIX
+        model, [TWEET, OTHER], [Site("mlp", LAYER), Site("head", 2, None, 0)], template=SUFFIX
     )
     rows = []
     for text in (TWEET, OTHER):

@@ -79,8 +79,8 @@ def test_order_and_repetition_of_texts_do_not_matter():
 def test_other_weights_suffix_or_dtype_are_encoded_anew():
     model = make_model("gpt2")
     encode(model, TEXTS)
-    encode(model, TEXTS, suffix=" I am feeling")  # the default
-    encode(model, TEXTS, suffix=" I feel")
+    encode(model, TEXTS, template=" I am feeling")  # the default
+    encode(model, TEXTS, template=" I feel")
     encode(make_model("gpt2", seed=1), TEXTS)
     encode(make_model("gpt2", dtype="float64"), TEXTS)
     assert len(list(features_folder().iterdir())) == 4
