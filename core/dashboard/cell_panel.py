@@ -65,6 +65,25 @@ def take_click(kind: Kind) -> None:
         st.session_state.cell = (kind, *changed[-1])
 
 
+def largest_offer(view: View) -> None:
+    """The way to a cell for who does not click on one."""
+    st.button(
+        "Largest cell",
+        key="largest cell",
+        on_click=_take_largest,
+        args=(view,),
+        help="Opens the cell with the largest effect; the arrow keys lead on from it.",
+    )
+
+
+def _take_largest(view: View) -> None:
+    free = view.frame[~view.frame["trivial"]]
+    cells = free if len(free) else view.frame
+    at = int(cells["effect"].abs().argmax())
+    kind, layer, position = (cells[name].iloc[at] for name in ("kind", "layer", "position"))
+    st.session_state.cell = (kind, int(layer), int(position))
+
+
 def _move(cell: figures.Cell, layers: dict[int, list[int]], across: int, down: int) -> None:
     """Choose a neighbour of the cell among the layers that were traced at each position."""
     kind, layer, position = cell

@@ -32,6 +32,7 @@ from ..tracing.result import TraceResult, TraceSettings
 from ..tracing.tracer import trace
 from ..tracing.view import KINDS, scale_end, unit_of
 from . import plain, theme
+from .as_table import as_table, panels_of
 from .charts import show_chart
 from .door import Guarded, Request
 from .models_on_disk import describe
@@ -426,6 +427,7 @@ def heatmaps(view: View, depth: comparison_charts.Depth) -> None:
                     title=name,
                 )
                 show_chart(chart, key=f"compare:{kind}:{name}", place=place)
+    as_table("compare:table", *panels_of(view.cells))
 
 
 def _rows(view: View) -> list[list[str]]:
@@ -516,6 +518,7 @@ def difference_map(view: View, depth: comparison_charts.Depth) -> None:
             title=KINDS[kind],
         )
         show_chart(chart, key=f"compare:difference:{kind}", place=place)
+    as_table("compare:difference:table", *panels_of(frame))
     title = f"{view.names[chosen[0]]} - {view.names[chosen[1]]}"
     caption = (
         f"{title}: each cell\u2019s difference of mean effects, in {view.unit}. Faded cells are "

@@ -17,6 +17,7 @@ from ..sweeps import comparison
 from ..sweeps.average import TOWARDS, Average, average
 from ..tracing.view import KINDS, scale_end
 from . import follow, job, plain, start, theme
+from .as_table import as_table, panels_of
 from .charts import show_chart
 from .door import NO_MODEL, Guarded
 from .saving import downloads
@@ -139,6 +140,7 @@ def _show(averages: dict[str, Average], depth: comparison_charts.Depth, share: b
                 title=name,
             )
             show_chart(chart, key=f"compare:averages:{kind}:{name}", place=place)
+    as_table("compare:averages:table", *panels_of(cells))
     caption = (
         f"A cell is the mean change in {unit} over tweets when sites of one layer and one token "
         f"role are restored to their clean activations, {TOWARDS[first.about['towards']]}. Starred "

@@ -45,6 +45,7 @@ from ..tracing.tracer import trace_progressively
 from ..tracing.verdict import Alternative, alternatives, word_effects
 from ..tracing.view import AROUND, KINDS, Around, View, rounded, short_unit
 from . import loaded_for, model, plain, switch, theme
+from .as_table import as_table
 from .charts import show_chart
 from .door import Guarded, Request
 from .probing import Reads, link_of, probes_of, take_link, template_of, trained_for
@@ -767,3 +768,5 @@ def heatmaps(
                         selection_mode="cell",
                         on_select=lambda kind=kind: on_click(kind),
                     )
+    panels = {titles[kind]: frame[frame["kind"] == kind] for kind in kinds}
+    as_table(f"{key}:table", panels, rows.labels)

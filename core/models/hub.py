@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import UserError
-from ..storage.cache import flush_folder, lock, remove_leftovers, sha256
+from ..storage.cache import flush_folder, lock, remove_leftovers, rename, sha256
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -158,7 +158,7 @@ def download_model(
         write_description(partial, key=folder.name, source=f"hub: {hub_id}", revision=str(info.sha))
         flush_folder(partial)
         shutil.rmtree(folder, ignore_errors=True)  # without a description it was no model
-        os.replace(partial, folder)
+        rename(partial, folder)
     return folder
 
 
@@ -337,7 +337,7 @@ def _fetch(
     except HubError:
         part.unlink()
         raise
-    os.replace(part, path)
+    rename(part, path)
 
 
 def _receive(

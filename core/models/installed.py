@@ -7,7 +7,6 @@ hidden beside it, to be gone on with or discarded.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable
@@ -105,7 +104,13 @@ def remove(name: str) -> None:
             raise UserError(f"The model {name!r} is not on this disk.")
         # Renamed first, so that an interruption leaves no damaged model under its name.
         leftover = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
-        os.replace(folder, leftover)
+        try:
+            cache.rename(folder, leftover)
+        except PermissionError as error:
+            raise UserError(
+                f"The model {name!r} cannot be removed ({error.strerror}): close what has it open, "
+                "or make its folder writable, and try again."
+            ) from error
         shutil.rmtree(leftover, ignore_errors=True)
 
 

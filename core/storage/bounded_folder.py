@@ -53,8 +53,8 @@ def make_room(
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
                     entry.unlink(missing_ok=True)
-        except filelock.Timeout:
-            continue  # in use at this moment
+        except (filelock.Timeout, PermissionError):
+            continue  # in use at this moment: on Windows an open file cannot be removed
         over -= size
 
 

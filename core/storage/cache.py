@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,11 @@ import platformdirs
 from ..errors import UserError
 
 _LEFTOVER = ".partial"
+
+WINDOWS = os.name == "nt"
+"""There a file that somebody has open can be neither replaced nor removed."""
+
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds until another reader has let go of a file
 
 
 def home() -> Path:
@@ -49,7 +55,7 @@ def write_beside(path: Path) -> Iterator[Path]:
         temporary = folder / path.name
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        rename(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _flush(path.parent)
@@ -73,14 +79,31 @@ def write_folder_beside(path: Path) -> Iterator[Path]:
             # A folder cannot be renamed over a full one. The old one gets a leftover's name first,
             # so an interruption in the removal leaves no damaged folder under the final name.
             replaced = _name_beside(path)
-            os.replace(path, replaced)
-            os.replace(temporary, path)
+            rename(path, replaced)
+            rename(temporary, path)
             shutil.rmtree(replaced, ignore_errors=True)
         else:
-            os.replace(temporary, path)
+            rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _flush(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or folder its name at once, in place of the file that had it.
+
+    On Windows the readers of a moment, virus scanners among them, are waited for.
+
+    Raises:
+        OSError: the system refuses it; a PermissionError on Windows where somebody keeps it open.
+    """
+    for wait in _WAITS if WINDOWS else ():
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(source, target)
 
 
 def flush_folder(path: Path) -> None:
@@ -137,7 +160,10 @@ def _name_beside(path: Path) -> Path:
 
 def _flush(path: Path) -> None:
     """Ask the system to put the file or folder on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return  # it cannot be opened there
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         # Some file systems (network shares, a few container mounts) cannot flush a folder.
         with suppress(OSError):

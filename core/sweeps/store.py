@@ -56,6 +56,9 @@ FORMAT = 1
 
 _WORKING_SPACE = 2**30  # bytes of a process, besides its model
 _WORTH_A_PROCESS = 10  # tweets: for fewer, starting a process takes longer than it saves
+_ALONE = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(
+    subprocess, "CREATE_NO_WINDOW", 0
+)  # on Windows, where there are no sessions: no Ctrl-C of this one's terminal reaches it
 _STARTING_SECONDS = 120.0  # how long a started process may take until it claims a batch
 
 State = Literal["running", "paused", "stopped", "done"]
@@ -266,6 +269,7 @@ class Store:
                     cwd=Path(__file__).parents[2],
                     env=environment,
                     start_new_session=True,
+                    creationflags=_ALONE,
                 )
                 _started.append(started)
                 found.append(started.pid)
@@ -344,7 +348,8 @@ class Store:
         try:
             yield claims
         finally:
-            with suppress(FileNotFoundError):
+            # Where another process reads it (Windows), it is left behind as one of a dead process.
+            with suppress(FileNotFoundError, PermissionError):
                 self._claim_file(slot).unlink()
             lock.release()
 
@@ -408,9 +413,9 @@ class Store:
         path = self.folder / "wish"
         if wish is not None:
             with cache.write_beside(path) as beside:
-                beside.write_text(wish)
+                beside.write_text(wish, encoding="utf-8")
         try:
-            return path.read_text(), path.stat().st_mtime
+            return path.read_text(encoding="utf-8"), path.stat().st_mtime
         except FileNotFoundError:
             return "", 0.0
 
@@ -496,7 +501,7 @@ class Claims:
         # Need not outlive a power cut: claims count only while their process lives.
         state = {"batches": self._batches, "seconds": self._seconds, "weight": self._weight}
         path = self._store._claim_file(self._slot)
-        path.write_text(json.dumps(state | {"pid": os.getpid()}))
+        path.write_text(json.dumps(state | {"pid": os.getpid()}), encoding="utf-8")
 
 
 def sweeps_folder() -> Path:

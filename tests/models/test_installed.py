@@ -56,6 +56,18 @@ def test_a_model_is_listed_with_size_origin_and_revision_and_removed(served, fol
         installed.remove(HUB_ID)
 
 
+def test_a_model_that_is_in_use_is_not_removed_by_half(served, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(13, "in use")
+
+    folder = installed.download(HUB_ID)
+    with monkeypatch.context() as patch:
+        patch.setattr(installed.cache, "rename", refuse)
+        with pytest.raises(ValueError, match=r"cannot be removed \(in use\): close"):
+            installed.remove(HUB_ID)
+    assert (folder / hub.MANIFEST).exists()
+
+
 def test_a_key_of_the_registry_is_fetched_by_its_hub_id(served):
     installed.download("gpt2")
     assert is_on_disk("gpt2")

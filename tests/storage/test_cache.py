@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import platformdirs
@@ -137,6 +138,56 @@ def test_a_lock_holds_between_processes_and_ends_with_its_holder(own_home):
         child.send_signal(signal.SIGKILL)
         with cache.lock("setup", timeout=120):
             pass
+
+
+@pytest.fixture
+def windows(monkeypatch) -> list[float]:
+    """What Windows refuses is refused here: folders are not opened. Gives the waits."""
+    waits: list[float] = []
+    opened = os.open
+
+    def open_no_folder(path, flags, *arguments, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        assert flags & os.O_RDWR
+        return opened(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(cache, "WINDOWS", True)
+    here = SimpleNamespace(**{**vars(os), "open": open_no_folder})  # what shutil calls stays
+    monkeypatch.setattr(cache, "os", here)
+    monkeypatch.setattr(cache.time, "sleep", waits.append)
+    return waits
+
+
+def test_files_and_folders_are_written_where_no_folder_can_be_opened(windows, tmp_path):
+    with cache.write_beside(tmp_path / "probe.json") as beside:
+        beside.write_text("whole")
+    with cache.write_folder_beside(tmp_path / "model") as beside:
+        (beside / "weights").write_text("whole")
+    assert (tmp_path / "probe.json").read_text() == (tmp_path / "model/weights").read_text()
+    assert not windows
+
+
+def test_a_reader_of_a_moment_is_waited_for_where_it_is_in_the_way(windows, tmp_path, monkeypatch):
+    replace, refusals = os.replace, [None] * 2
+
+    def refuse(source, target):
+        if refusals:
+            refusals.pop()
+            raise PermissionError(13, "in use")
+        replace(source, target)
+
+    monkeypatch.setattr(cache.os, "replace", refuse)
+    with cache.write_beside(tmp_path / "probe.json") as beside:
+        beside.write_text("whole")
+    assert (tmp_path / "probe.json").read_text() == "whole"
+    assert len(windows) == 2
+
+    refusals.extend([None] * 100)
+    with pytest.raises(PermissionError), cache.write_beside(tmp_path / "probe.json") as beside:
+        beside.write_text("newer")
+    assert (tmp_path / "probe.json").read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [tmp_path / "probe.json"]
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

@@ -115,6 +115,54 @@ def unsafe(tree: ast.AST) -> list[str]:
     return found
 
 
+def posix_alone(tree: ast.AST) -> list[str]:
+    """What Windows lacks, where nothing asks with hasattr or getattr whether it is there."""
+    asked = {
+        (ast.unparse(node.args[0]), ast.unparse(node.args[1]).strip("'"))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr")
+    }
+    found = [
+        f"{line}: {name}"
+        for line, name in imports_of(tree)
+        if name.partition(".")[0] in {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = (node.value.id, node.attr)
+            if name[1] in POSIX.get(name[0], ()) and name not in asked:
+                found.append(f"{node.lineno}: {'.'.join(name)}")
+        elif isinstance(node, ast.keyword) and node.arg in ("preexec_fn", "pass_fds"):
+            found.append(f"{node.value.lineno}: {node.arg}")
+        elif isinstance(node, ast.Call) and (
+            ast.unparse(node.func).endswith((".read_text", ".write_text"))
+            and len(node.args) + len(node.keywords)
+            < 1 + ast.unparse(node.func).endswith(".write_text")
+        ):
+            found.append(f"{node.lineno}: no encoding")
+        elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc/", "/dev/")):
+            found.append(f"{node.lineno}: {node.value}")
+    return found
+
+
+POSIX = {
+    "os": [
+        *("fork", "forkpty", "posix_spawn", "wait", "wait3", "wait4", "WNOHANG", "killpg", "nice"),
+        *("getuid", "geteuid", "getgid", "getegid", "getpgid", "setpgid", "setsid", "setuid"),
+        *("chown", "chroot", "fchmod", "fchown", "lchown", "link", "symlink", "mkfifo"),
+        *("getloadavg", "getpriority", "sched_getaffinity", "statvfs", "sysconf", "uname"),
+        "O_DIRECTORY",
+    ],
+    "signal": [
+        *("SIGALRM", "SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGSTOP", "SIGUSR1"),
+        *("SIGUSR2", "alarm", "pause", "pthread_kill", "setitimer", "sigwait"),
+    ],
+    "asyncio": ["add_signal_handler"],
+    "time": ["tzset"],
+    "socket": ["AF_UNIX"],
+}
+
+
 # --- the code base against them ------------------------------------------------------------------
 
 
@@ -186,6 +234,11 @@ def test_nothing_is_loaded_that_can_run_code(path):
     assert unsafe(parse(path)) == []
 
 
+@pytest.mark.parametrize("path", [p for p in CODE if "benchmarks" not in p.parts], ids=name_of)
+def test_nothing_needs_what_windows_lacks(path):
+    assert posix_alone(parse(path)) == []
+
+
 def test_import_core_is_light():
     script = (
         "import sys, core\n"
@@ -215,6 +268,14 @@ def test_import_core_is_light():
         (unsafe, "load(folder, trust_remote_code=True)"),
         (unsafe, "load(folder, trust_remote_code=trust)"),
         (unsafe, "np.load(path, allow_pickle=True)"),
+        (posix_alone, "import fcntl"),
+        (posix_alone, "from resource import getrusage"),
+        (posix_alone, "os.kill(process, signal.SIGKILL)"),
+        (posix_alone, "os.symlink(a, b)"),
+        (posix_alone, "subprocess.Popen(command, preexec_fn=os.setpgrp)"),
+        (posix_alone, "open('/proc/meminfo')"),
+        (posix_alone, "path.write_text(said)"),
+        (posix_alone, "path.read_text()"),
     ],
 )
 def test_what_is_forbidden_is_found(check, line):
@@ -228,6 +289,9 @@ def test_what_is_forbidden_is_found(check, line):
         (module_paths, '"""The blocks are at transformer.h in GPT-2."""'),
         (unsafe, "load(folder, trust_remote_code=False)"),
         (unsafe, "json.load(file)"),
+        (posix_alone, "if hasattr(signal, 'alarm'):\n    signal.alarm(3)"),
+        (posix_alone, "path.write_text(said, 'utf-8')"),
+        (posix_alone, "path.read_text(encoding='utf-8')"),
     ],
 )
 def test_what_is_allowed_is_left_alone(check, line):
