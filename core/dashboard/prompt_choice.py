@@ -26,7 +26,7 @@ def template_choice(*names: str, key: str = "prompt") -> Template:
         key: of the field; `key:format` is that of the switch.
     """
     written = st.text_input(
-        "Prompt",
+        "Text around the tweet",
         WRITTEN,
         key=key,
         max_chars=2000,

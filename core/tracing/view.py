@@ -211,7 +211,7 @@ def headline(result: TraceResult) -> str:
         words = zip(result.probe.words, np.exp(result.reads.clean), strict=True)
         ranked = sorted(words, key=lambda pair: -pair[1])
         (first, most), (second, least) = ((word.strip(), f"{p:.2g}") for word, p in ranked)
-        return f"\u201c{first}\u201d above \u201c{second}\u201d: {most} to {least}"
+        return f"\u201c{first}\u201d above \u201c{second}\u201d: P {most} against {least}"
     positive = result.clean_probability
     shown = f"= {positive:.2f}"
     if min(positive, 1 - positive) < 0.005:

@@ -429,7 +429,7 @@ def test_one_sample_has_no_error_and_null_in_json(trained, folder):
 def test_two_words_of_ones_own_are_traced_without_any_texts(own_home, folder, tmp_path):
     prompt = "great {tweet} awful"
     options = ("--prompt", prompt, "--samples", 2, "--kinds", "hidden")
-    words = ("--contrast", " number", " day")
+    words = ("--contrast", " happy", " sad")
     traced = run("trace", TWEET, "--model", folder, *words, *options, "--json")
     assert traced.exit_code == 0, traced.output
     found = json.loads(traced.stdout)
@@ -441,7 +441,7 @@ def test_two_words_of_ones_own_are_traced_without_any_texts(own_home, folder, tm
     assert found["probe"]["accuracy"] is None
     says = run("trace", TWEET, "--model", folder, *words, *options).stdout
     assert "Probe       a contrast of two words, no probe" in says
-    assert "log P(number) - log P(day) (nats)" in says
+    assert "log P(happy) - log P(sad) (nats)" in says
     assert not kept_folder().exists()
 
     saved = tmp_path / "contrast.json"
