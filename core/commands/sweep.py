@@ -105,6 +105,7 @@ TRACED = (
     help="Trace on a Ray cluster (requirements-ray.txt); auto finds or starts one.",
 )
 @click.option("--nice", type=int, default=0, show_default=True, help="Niceness of the processes.")
+@click.option("--started", is_flag=True, hidden=True, help="Begun by another process of a sweep.")
 @progress_option
 def sweep(
     name: str | None,
@@ -128,6 +129,7 @@ def sweep(
     listing: bool,
     ray: str | None,
     nice: int,
+    started: bool,
     progress: bool | None,
 ) -> None:
     """Trace many tweets for an average; go on where the same sweep was ended, by whatever.
@@ -189,7 +191,15 @@ def sweep(
     processes = processes or processes_for(store, device)
     if processes > 1:
         model = None  # each of them holds its own
-    trace_store(store, model, device=device, processes=processes, nice=nice, progress=progress)
+    trace_store(
+        store,
+        model,
+        device=device,
+        processes=processes,
+        nice=nice,
+        asked=not started,
+        progress=progress,
+    )
     say(store)
 
 
@@ -206,11 +216,13 @@ def trace_store(
     processes: int,
     progress: bool | None,
     nice: int = 0,
+    asked: bool = True,
 ) -> None:
     """Work at a sweep on this machine until it is done or held.
 
     Args:
         model: the sweep's, if it is loaded; of one process alone.
+        asked: see `core.sweeps.sweep.run`.
     """
     from ..sweeps.sweep import run
 
@@ -219,7 +231,7 @@ def trace_store(
     else:
         model = model or _model_of(store, device, progress)
         # Progress within a batch would need the count of the whole at every look.
-        _follow(run(model, store), progress)
+        _follow(run(model, store, asked=asked), progress)
 
 
 def _model_of(store: Store, device: str | None, progress: bool | None) -> Model:

@@ -253,7 +253,7 @@ class Store:
         processes = processes or self.fitting_processes()
         self.wish("start")
         command = [sys.executable, "-m", PACKAGE, "sweep", "--resume", self.id, "--no-progress"]
-        command += ["--processes", "1", "--nice", str(nice)]
+        command += ["--processes", "1", "--nice", str(nice), "--started"]
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment = os.environ | {"SENTITRACE_HOME": str(cache.home())}
         if processes > 1:

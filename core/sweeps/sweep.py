@@ -279,6 +279,7 @@ def run(
     *,
     memory: int | None = None,
     progress: Callable[[float], None] | None = None,
+    asked: bool = True,
 ) -> Iterator[Status]:
     """Work at a sweep until nothing is left, or `pause` or `stop` is asked for.
 
@@ -291,6 +292,8 @@ def run(
         memory: as in `core.tracing.tracer.trace`.
         progress: called with the share of the sweep that is done, several times a batch. An
             exception that it raises ends the work; the batch in hand is done anew later.
+        asked: somebody asks for it now, whatever was wished before. False in a process that
+            `Store.start` has begun: a pause or a stop that was wished while it began holds.
 
     Raises:
         UserError: the model is not the store's.
@@ -299,7 +302,8 @@ def run(
     weights = store.weights
     total = sum(weight for _, weight in weights.values())
     with store.claims() as claims:
-        store.wish("run")
+        if asked or store.wanted == "start":
+            store.wish("run")
         yield store.status()
         while store.wanted == "run":
             batch = claims.take()

@@ -437,6 +437,20 @@ def test_a_batch_is_claimed_by_one_and_freed_by_death(own_home, model, probe):
         assert first.take() not in taken
 
 
+@pytest.mark.parametrize("held", ["pause", "stop"])
+def test_a_process_that_is_begun_does_not_undo_what_was_wished_meanwhile(
+    own_home, model, probe, held
+):
+    store = sweep.create(model, probe, make_tweets(5, longest=4))
+    store.wish("start")
+    getattr(store, held)()
+    assert len(list(sweep.run(model, store, asked=False))) == 1  # a look, and no batch
+    assert (store.wanted, store.finished()) == (held, [])
+    store.wish("start")
+    *_, last = sweep.run(model, store, asked=False)
+    assert last.state == "done"
+
+
 def test_pause_and_stop(own_home, model, probe):
     store = sweep.create(model, probe, make_tweets(30, longest=12))
     steps = sweep.run(model, store)
