@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +27,14 @@ from .shared import (
     progress_bar,
     progress_option,
     reading_options,
+    words_options,
+    words_or_default,
 )
 
 if TYPE_CHECKING:
     from ..data.datasets import FileReading
     from ..models.model import Model
-    from ..probes.probe import Features, Probe
+    from ..probes.probe import Features, Probe, Words
     from ..sweeps.store import Status, Store
     from ..sweeps.sweep import Selection
     from ..tracing.result import TraceSettings
@@ -42,6 +44,15 @@ TRACED = (
     "direction",
 )
 """Settings of a trace that a sweep has."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a probe reads that is trained by the way."""
+
+    features: Features
+    suffix: str | None
+    words: Words | None
 
 
 @click.command(cls=SettingsCommand)
@@ -69,6 +80,7 @@ TRACED = (
 @probe_file_option("--probe-data")
 @click.option("--probe-data", default=DEFAULT_DATA, show_default=True, metavar="NAME")
 @features_option
+@words_options
 @reading_options
 @settings_options("selection", "sweeps.sweep:Selection", but=("seed",))
 @settings_options(
@@ -117,6 +129,9 @@ def sweep(
     probe_file: Path | None,
     probe_data: str,
     features: Features,
+    suffix: str | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
     selection: Selection,
     settings: TraceSettings,
     roles: str | None,
@@ -162,7 +177,8 @@ def sweep(
             data, settings = pairs, replace(settings, corruption="counterfactual")
             of_probe = FileReading()
         model = open_model(name, device, dtype, progress)
-        probe = _probe(model, probe_file, probe_data, of_probe, features, progress)
+        reads = Reads(features, suffix, words_or_default(good, bad))
+        probe = _probe(model, probe_file, probe_data, of_probe, reads, progress)
         with progress_bar("Choosing tweets", progress) as show:
             store = sweeping.create(
                 model,
@@ -210,7 +226,7 @@ def _probe(
     file: Path | None,
     data: str,
     reading: FileReading,
-    features: Features,
+    reads: Reads,
     progress: bool | None,
 ) -> Probe:
     from ..probes.probe import Probe
@@ -218,7 +234,16 @@ def _probe(
     if file is not None:
         return Probe.load(file)
     texts = open_texts(data, reading)
-    return probe_of(model, data, texts.frame, features, progress, read_as=texts.read_as)
+    return probe_of(
+        model,
+        data,
+        texts.frame,
+        reads.features,
+        progress,
+        suffix=reads.suffix,
+        words=reads.words,
+        read_as=texts.read_as,
+    )
 
 
 def _follow(steps: Iterator[Status], progress: bool | None) -> None:

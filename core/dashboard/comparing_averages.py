@@ -15,7 +15,6 @@ from ..distribution import COMMAND
 from ..server.job_queue import Job, Step
 from ..sweeps import comparison
 from ..sweeps.average import TOWARDS, Average, average
-from ..tracing.result import PROXIES
 from ..tracing.view import KINDS, scale_end
 from . import follow, job, plain, start, theme
 from .charts import show_chart
@@ -98,10 +97,9 @@ def page(depth: comparison_charts.Depth, share: bool) -> None:
 
 def _show(averages: dict[str, Average], depth: comparison_charts.Depth, share: bool) -> None:
     cells = comparison.average_cells(averages)
-    if share:
-        cells = cells.assign(**{c: 100 * cells[c] for c in ("effect", "lower", "upper")})
+    cells = comparison_charts.in_shown_unit(cells, averages.values())
     first = next(iter(averages.values()))
-    unit = comparison_charts.SHARE_UNIT if share else PROXIES[first.about["proxy"]]
+    unit = comparison_charts.unit_of_averages(averages.values())
     layers = {name: int(average.about["layers"]) for name, average in averages.items()}
     totals = totals_of(averages)
     st.dataframe(

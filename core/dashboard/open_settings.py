@@ -82,11 +82,11 @@ def repeating(recipe: Recipe) -> Guarded:
 
     def fetch(job: Job) -> None:
         job.report(0.0, "Loading the model")
-        recipe.fetch(fetching=lambda done, total: job.report(done / max(total, 1)))
+        recipe.model.fetch(fetching=lambda done, total: job.report(done / max(total, 1)))
 
     def work(job: Job) -> Iterator[Step]:
         loaded = _loaded(recipe)
-        recipe.check(loaded)
+        recipe.model.check(loaded)
         yield from steps(job, loaded, recipe.probe, recipe.text, recipe.settings)
 
     asks = Request.of_trace([recipe.model.name], recipe.text, recipe.suffix, recipe.settings)

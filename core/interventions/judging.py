@@ -38,7 +38,7 @@ from ..models.model import Model
 from ..probes.encoding import Encoding, encode
 from ..probes.encoding import Progress as Encoded
 from ..probes.library import probe_for
-from ..probes.probe import Probe, check_model
+from ..probes.probe import Probe, Words, check_model
 from ..probes.scores import score
 from ..probes.training import (
     FOLDS,
@@ -53,7 +53,7 @@ from ..probes.training import (
     report_of,
     split,
 )
-from ..prompts.prompt import build_prompt, why_unreadable, word_token
+from ..prompts.prompt import DEFAULT_SUFFIX, build_prompt, why_unreadable, word_token
 from ..statistics import Array, bootstrap, spearman, wilson
 from ..tracing.corruption import readout_of
 from ..tracing.result import Proxy, read_proxy
@@ -273,6 +273,8 @@ def held_out_of(
     dataset: str,
     features: str,
     *,
+    suffix: str = DEFAULT_SUFFIX,
+    words: Words | None = None,
     tweets: pd.DataFrame | None = None,
     read_as: str = "",
     progress: Share | None = None,
@@ -282,6 +284,7 @@ def held_out_of(
     Neutral texts are those of a built-in data set that are rated nearer to 0 than `NEUTRAL`.
 
     Args:
+        features, suffix, words: of the probe, see `core.probes.training.train_probe`.
         tweets: the data set, where it has been loaded, and `read_as`, how.
 
     Raises:
@@ -300,7 +303,14 @@ def held_out_of(
         tweets, read_as = labelled.frame, labelled.read_as()
         said = labelled.describe() if labelled.refused else ""
     probe = probe_for(
-        model, tweets, features=features, dataset=dataset, read_as=read_as, progress=share
+        model,
+        tweets,
+        features=features,
+        suffix=suffix,
+        words=words,
+        dataset=dataset,
+        read_as=read_as,
+        progress=share,
     )
     neutral: list[str] = []
     if dataset in BUILT_IN:

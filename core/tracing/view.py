@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..patching.sites import Kind
+from ..settings import described
+from ..showing import Shown
 from .findings import RULE, Findings, by_words, findings
 from .findings import cells as cells_of
 from .result import PROXIES, Proxy, TraceResult
@@ -38,7 +40,7 @@ SMALLEST_SCALE = 1e-12  # a largest effect below this is rounding, and gets no s
 
 
 @dataclass(frozen=True)
-class View:
+class View(Shown):
     """A trace, and how it is shown; each part is made when it is first asked for, and once.
 
     Attributes:
@@ -52,9 +54,13 @@ class View:
 
     result: TraceResult
     verdict: TraceResult | None = None
-    share: bool = False
-    words: bool = False
-    kind: Kind | None = None
+    share: bool = described(False, "Figure: effects in percent of the total effect.")
+    words: bool = described(
+        False, "Figure: a row for every word, that of its last token.", option="--by-word"
+    )
+    kind: Kind | None = described(
+        None, "Figure: this kind of site alone.", option="--only", unset="all that are traced"
+    )
 
     @property
     def judged(self) -> TraceResult:
