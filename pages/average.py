@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core import dashboard
-from core.dashboard import average_views, averaging, data_choice, probing, sweeping
+from core.dashboard import average_views, averaging, data_choice, probing, sharing, sweeping
 from core.errors import UserError
 from core.sweeps.store import Store
 
@@ -14,6 +14,7 @@ def main() -> None:
         "Average",
         "Average indirect effects over many tweets, with intervals, and the tweets that differ.",
     )
+    averaging.follow_link()
     begin(first=not sweeping.stores() and not averaging.FILE.is_file())
     stores = sweeping.stores()
     sweeping.sweep_list(stores)
@@ -74,6 +75,7 @@ def show(stores: list[Store]) -> None:
     left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
     with left:
         shown = averaging.shown_choice(stores)
+    sharing.say_refused()
     if shown is None:
         show_invitation()
         return
@@ -89,8 +91,11 @@ def show(stores: list[Store]) -> None:
         return
     averaging.finding(found, store)
     st.space("small")
-    averaging.heatmaps(found)
+    averaging.heatmaps(found, store, options)
     average_views.view(found, store, stores, options)
+    if store is not None and options is not None:
+        share = averaging.share_of(found, store, options)
+        sharing.write({**(share.question or {}), **share.shown})
 
 
 def show_invitation() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,25 +18,29 @@ from .. import dashboard as pages
 from ..charts import comparison as comparison_charts
 from ..charts import figures
 from ..charts.row_labels import label_reach
+from ..distribution import COMMAND
 from ..errors import UserError
-from ..exporting.recipe import Recipes
+from ..exporting import code
+from ..exporting.displays import Beside
+from ..exporting.recipe import Recipe, Recipes
 from ..models import installed
 from ..models.model import Model
 from ..models.registry import REGISTRY, default_model, is_on_disk, model_folder
 from ..probes.probe import FEATURES, Features, Probe
-from ..prompts.prompt import build_prompt
+from ..prompts.prompt import DEFAULT_SUFFIX, build_prompt
 from ..server.job_queue import Job, Step
 from ..sweeps import comparison
 from ..tracing.findings import signed
 from ..tracing.result import TraceResult, TraceSettings
 from ..tracing.tracer import trace
 from ..tracing.view import KINDS, scale_end, unit_of
-from . import plain, theme
+from . import comparing_averages, open_settings, plain, sharing, theme
 from .charts import show_chart
-from .door import Guarded, Request
+from .door import Guarded, Request, Texts
 from .models_on_disk import describe
 from .probing import suffix_of, trained_for
 from .saving import downloads
+from .sharing import one_of, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +89,53 @@ def comparing(
 
     A model that cannot be traced gets a sentence, and the others are traced all the same.
     """
+    names = [entry.name for entry in entries]
+    asks = Request.of_trace(names, text, suffix_of(reads), settings)
+    return _comparing(entries, reads, text, [settings] * len(entries), {}, asks)
+
+
+def comparing_again(recipes: Sequence[Recipe]) -> Guarded:
+    """The work of the comparison that recipes are of, each model read by the recipe's own probe."""
+    first, *others = recipes
+    if any(recipe.text != first.text for recipe in others):
+        raise UserError("These traces are of different tweets, and cannot stand side by side.")
+    if any(recipe.model.precision != "float32" for recipe in recipes):
+        raise UserError(
+            f"Models are compared in float32 here; run the settings by `{COMMAND} run`."
+        )
+    entries = [Entry(recipe.model.name, recipe.model.untrained) for recipe in recipes]
+    names = [entry.name for entry in entries]
+    most = max(recipes, key=lambda recipe: recipe.settings.draws)
+    asks = Request.of_trace(names, first.text, first.suffix, most.settings)
+    asks = replace(
+        asks,
+        prompts=tuple(
+            dict.fromkeys(
+                Texts((text,), recipe.suffix)
+                for recipe in recipes
+                for text in (recipe.text, recipe.settings.counterfactual)
+                if text is not None
+            )
+        ),
+    )
+    given = dict(zip(entries, recipes, strict=True))
+    settings = [recipe.settings for recipe in recipes]
+    return _comparing(entries, "logit_pair", first.text, settings, given, asks)
+
+
+def _comparing(
+    entries: Sequence[Entry],
+    reads: Features,
+    text: str,
+    settings: Sequence[TraceSettings],
+    given: Mapping[Entry, Recipe],
+    asks: Request,
+) -> Guarded:
+    """Trace every entry by its own settings.
+
+    Args:
+        given: recipes of entries, whose probe is taken and whose weights must be those.
+    """
 
     def work(job: Job) -> Iterator[Step]:
         done: list[Compared] = []
@@ -94,10 +146,15 @@ def comparing(
             model: Model | None = None
             try:
                 model = _load(entry, job)
-                probe = probes.get(entry.name) or _probe(model, entry, reads, text, job)
-                probes[entry.name] = probe
+                if entry in given:
+                    given[entry].model.check(model)
+                    probe = given[entry].probe
+                else:
+                    probe = probes.get(entry.name) or _probe(model, entry, reads, text, job)
+                    probes[entry.name] = probe
                 job.report(number / len(entries), plain(f"Tracing on {entry.label}"))
-                result = _traced(model, probe, text, settings, job, number, len(entries))
+                asked = settings[number]
+                result = _traced(model, probe, text, asked, job, number, len(entries))
                 done.append(
                     Compared(
                         entry,
@@ -117,8 +174,7 @@ def comparing(
         if all(compared.result is None for compared in done):
             raise UserError(done[0].says)
 
-    names = [entry.name for entry in entries]
-    return Guarded(Request.of_trace(names, text, suffix_of(reads), settings), work)
+    return Guarded(asks, work)
 
 
 def _traced(
@@ -237,6 +293,11 @@ def entries_choice() -> list[Entry]:
         key="compare:twins",
         help="The same shape with random weights. What shows up there too is an artefact.",
     )
+    return entries_of(names, twins)
+
+
+def entries_of(names: Sequence[str], twins: Collection[str]) -> list[Entry]:
+    """Every model, and behind it its untrained twin where that is wanted."""
     return [
         Entry(name, untrained)
         for name in names
@@ -267,6 +328,130 @@ def settings_choice() -> tuple[Features, TraceSettings]:
             "Seed", 0, 2**31 - 1, 0, key="compare:seed", persist_state="session"
         )
     return reads, TraceSettings(samples=samples, noise_scale=noise, seed=seed)
+
+
+# --- the address ---------------------------------------------------------------------------------
+
+ASKED = {
+    "probe": ("compare:features", "logit_pair", one_of(FEATURE_CHOICES)),
+    "samples": ("compare:samples", 10, within(2, 50, int)),
+    "noise": ("compare:noise", 3.0, within(0.5, 6.0, float)),
+    "seed": ("compare:seed", 0, within(0, 2**31 - 1, int)),
+}
+"""Parameters of the address: the widgets they are of, their defaults, how they are read."""
+
+SHOWN = {
+    "depth": ("compare:depth", "layer", one_of(("layer", "relative"))),
+    "share": ("compare:share", False, lambda written: written == "1"),
+}
+
+
+def follow_link() -> Guarded | None:
+    """At a visitor's first look, take what the address asks for; gives the work, where all of it
+    is on this disk."""
+    if st.session_state.get("compare:linked"):
+        return None
+    st.session_state["compare:linked"] = True
+    link = st.query_params.to_dict()
+    for name, (key, default, read) in (ASKED | SHOWN).items():
+        if name in link:
+            with suppress(ValueError):
+                if (value := read(link[name])) != default:
+                    st.session_state[key] = value
+    if "sweep" in link:
+        st.session_state["compare:what"] = "averages"
+        comparing_averages.follow_link(st.query_params.get_all("sweep"))
+        return None
+    if sharing.SETTINGS in link:
+        return open_settings.linked("compare")
+    if not (models := st.query_params.get_all("model")):
+        return None
+    if refused := next((name for name in models if not sharing.can_be_linked(name)), None):
+        sharing.refuse(
+            f"The model {refused!r} of this link is not on this disk; choose it below to fetch it."
+        )
+        return None
+    twins = [name for name in st.query_params.get_all("untrained") if name in models]
+    st.session_state.tweet = link.get("tweet", "")
+    st.session_state["compare:models"] = models[:MOST_MODELS]
+    st.session_state["compare:twins"] = twins
+    entries = entries_of(models[:MOST_MODELS], twins)
+    if len(entries) < 2 or not all(is_on_disk(name) for name in models):
+        return None
+    chosen = {name: st.session_state.get(key, default) for name, (key, default, _) in ASKED.items()}
+    settings = TraceSettings(
+        samples=chosen["samples"], noise_scale=chosen["noise"], seed=chosen["seed"]
+    )
+    return comparing(entries, chosen["probe"], st.session_state.tweet, settings)
+
+
+def write_address(share: sharing.Share) -> None:
+    """Put what was asked, and how it is shown, into the address."""
+    if share.question is not None and share.link is not None:
+        sharing.write({**share.question, **share.shown})
+    elif id := sharing.kept(share.slot):
+        sharing.write({sharing.SETTINGS: id, **share.shown})
+
+
+def shown_now() -> dict[str, str]:
+    """How comparisons are shown, as the address says it."""
+    said = {}
+    for name, (key, default, _) in SHOWN.items():
+        value = st.session_state.get(key)
+        if value not in (None, default):
+            said[name] = "1" if value is True else str(value)
+    return said
+
+
+def shared(view: View, depth: comparison_charts.Depth) -> sharing.Share:
+    """What a link to a comparison, and its code, are made from."""
+    results = view.results
+    return sharing.Share(
+        "compare",
+        _question(view),
+        shown_now(),
+        lambda: code.of_comparison(
+            [Recipe.of(result) for result in results],
+            [result.layers for result in results],
+            Beside(view.share, depth),
+        ),
+        [result.probe for result in results],
+    )
+
+
+def _question(view: View) -> dict[str, str | list[str]] | None:
+    """What this page has to be asked for such a comparison; None where no address can."""
+    first, *others = view.results
+    settings = first.settings
+    names = list(dict.fromkeys(one.entry.name for one in view.compared))
+    twins = [one.entry.name for one in view.compared if one.entry.untrained]
+    usual = TraceSettings(
+        samples=settings.samples, noise_scale=settings.noise_scale, seed=settings.seed
+    )
+    ours = first.probe.features in FEATURE_CHOICES and all(
+        one.probe.dataset == pages.TWEETS
+        and (one.probe.features, one.probe.suffix) == (first.probe.features, DEFAULT_SUFFIX)
+        and replace(one.settings, proxy="log_odds") == usual
+        for one in view.results
+    )
+    entries = entries_of(names, twins)
+    if not ours or entries != [one.entry for one in view.compared]:
+        return None
+    if not all(map(sharing.can_be_linked, names)):
+        return None
+    values = {
+        "probe": first.probe.features,
+        "samples": settings.samples,
+        "noise": settings.noise_scale,
+        "seed": settings.seed,
+    }
+    question: dict[str, str | list[str]] = {"tweet": first.prompt.tweet, "model": names}
+    if twins:
+        question["untrained"] = twins
+    for name, value in values.items():
+        if value != ASKED[name][1]:
+            question[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return question
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -577,7 +762,7 @@ def sites_table(view: View) -> None:
 
 def save(view: View, depth: comparison_charts.Depth) -> None:
     """Everything of the comparison, to be taken away."""
-    caption = caption_of(view)
+    caption, share = caption_of(view), shared(view, depth)
     downloads(
         "compare",
         charts={
@@ -608,4 +793,6 @@ def save(view: View, depth: comparison_charts.Depth) -> None:
         },
         caption=caption,
         recipe=partial(Recipes.of, view.results),
+        share=share,
     )
+    write_address(share)

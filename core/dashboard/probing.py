@@ -11,11 +11,14 @@ import streamlit as st
 
 from ..data.readable import readable_texts
 from ..errors import UserError
+from ..exporting import code
 from ..models.loading import identity_on_disk
 from ..models.model import Model
+from ..models.registry import REGISTRY
 from ..probes.library import (
     comes_with_sentitrace,
     forget,
+    is_kept,
     keep,
     kept_folder,
     kept_probes,
@@ -28,7 +31,7 @@ from ..prompts.prompt import DEFAULT_SUFFIX, DEFAULT_WORDS
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
 from ..storage.cache import cannot_keep
-from . import TWEETS, job, load, loaded_for, plain, tweets
+from . import TWEETS, job, load, loaded_for, plain, sharing, tweets
 from .data_choice import Data
 from .door import Guarded, Request, Texts
 
@@ -214,6 +217,30 @@ def choice_of(probe: Probe) -> str:
 def asked_elsewhere() -> bool:
     """Whether another page has just asked for a trace."""
     return bool(st.session_state.pop("asked", False))
+
+
+def follow_link() -> None:
+    """At a visitor's first look, show the probe that the address names."""
+    if "probes:linked" in st.session_state:
+        return
+    st.session_state["probes:linked"] = True
+    name, key = st.query_params.get("model", ""), st.query_params.get("shown", "")
+    if not key:
+        return
+    if name in REGISTRY and key in probes_of(name):
+        st.session_state.model = name
+        st.session_state.shown = key
+    else:
+        sharing.refuse("The probe of this link is not kept here; ask for its file and import it.")
+
+
+def shared(key: str, probe: Probe) -> sharing.Share:
+    """What a link to a probe's report, and its code, are made from."""
+    question = None
+    if is_kept(probe):
+        question = {"model": probe.model_name, "shown": key}
+        sharing.write(question)
+    return sharing.Share("probe", question, {}, lambda: code.of_probe(probe))
 
 
 def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:

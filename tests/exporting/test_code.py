@@ -31,7 +31,7 @@ from core.sweeps.sweep import Selection
 from core.tracing.result import PROXIES, TraceSettings
 from core.tracing.view import View
 
-TWEET = "terrible day, it's \"bad\" $(false) `x` \\n\n-- awful"
+TWEET = 'terrible day, it\'s "bad" $(false) `x` \\n\n-- awful'
 QUICK = {"samples": 2}
 
 
@@ -46,8 +46,12 @@ def world(tmp_path_factory):
 
 
 def traced(model, tweets, text=TWEET, **settings):
-    return core.trace(model, probe_for(model, tweets, dataset="vader-tweets"), text,
-                      TraceSettings(**{**QUICK, **settings}))  # fmt: skip
+    return core.trace(
+        model,
+        probe_for(model, tweets, dataset="vader-tweets"),
+        text,
+        TraceSettings(**{**QUICK, **settings}),
+    )
 
 
 def equal(first: pd.DataFrame, second: pd.DataFrame) -> None:
@@ -64,9 +68,7 @@ def read_back(command: str, prefix: str, said: list[str], *places: str) -> dict[
     line = shlex.split(shlex.join([*said, "--", *places]))
     given = main.commands[command].make_context(command, line).params
     return {
-        name.removeprefix(prefix): value
-        for name, value in given.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)
     }
 
 
@@ -120,12 +122,33 @@ def test_commands_read_a_selection_and_options_back(selection, options):
 PLANS = [
     Plan("edit", TWEET, model="gpt2", prefixes=1, steps=3, controls=1, texts=2, samples=2),
     Plan("steer", TWEET, model="gpt2", strength=-0.5, layer=1, controls=1, texts=2, samples=2),
-    Plan("exchange", TWEET, other="great day", model="gpt2", positions="last", controls=1, texts=2,
-         samples=2, source="words"),
-    Plan("ablate", TWEET, model="gpt2", fill="mean", onwards=True, controls=0, texts=2, samples=2,
-         features="hidden:1", good=(" day",), bad=(" bad",), suffix=" I am"),
+    Plan(
+        "exchange",
+        TWEET,
+        other="great day",
+        model="gpt2",
+        positions="last",
+        controls=1,
+        texts=2,
+        samples=2,
+        source="words",
+    ),
+    Plan(
+        "ablate",
+        TWEET,
+        model="gpt2",
+        fill="mean",
+        onwards=True,
+        controls=0,
+        texts=2,
+        samples=2,
+        features="hidden:1",
+        good=(" day",),
+        bad=(" bad",),
+        suffix=" I am",
+    ),
     Plan("replace", TWEET, model="gpt2", kind="mlp", count=2, controls=1, texts=2, samples=2),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.what)
@@ -165,16 +188,23 @@ def test_the_code_of_a_trace_makes_it_again(world, settings, tmp_path):
     equal(names["view"].frame, view.frame)
     said = run_commands(made, tmp_path)
     assert "Saved" in said
-    equal(pd.read_csv(tmp_path / "cells.csv")[["layer", "effect"]], result.frame()[["layer", "effect"]])  # fmt: skip
+    equal(
+        pd.read_csv(tmp_path / "cells.csv")[["layer", "effect"]],
+        result.frame()[["layer", "effect"]],
+    )
 
 
 def test_the_code_of_a_twin_and_of_another_probe(world, tmp_path):
     model, tweets = world
     twin = load_model("gpt2", untrained=True)
     probe = probe_for(
-        model, tweets, features="verbalizers", suffix=" It is",
-        words=((" good", " day"), (" bad", " hours")), dataset="vader-tweets",
-    )  # fmt: skip
+        model,
+        tweets,
+        features="verbalizers",
+        suffix=" It is",
+        words=((" good", " day"), (" bad", " hours")),
+        dataset="vader-tweets",
+    )
     result = core.trace(twin, probe, "-bad day", TraceSettings(**QUICK))
     made = code.of_trace(Recipe.of(result))
     assert not made.file
@@ -184,7 +214,9 @@ def test_the_code_of_a_twin_and_of_another_probe(world, tmp_path):
 
 
 @pytest.mark.parametrize("strange", ["another probe", "a null", "half a character"])
-def test_what_cannot_be_said_in_arguments_comes_from_the_settings_file(world, strange, tmp_path, monkeypatch):  # fmt: skip
+def test_what_cannot_be_said_in_arguments_comes_from_the_settings_file(
+    world, strange, tmp_path, monkeypatch
+):
     model, tweets = world
     text = {"a null": "bad\0day"}.get(strange, TWEET)
     result = traced(model, tweets, text)
@@ -211,9 +243,14 @@ def test_the_code_of_a_comparison_makes_it_again(world, tmp_path):
     other = load_model(folder)
     results = [
         traced(model, tweets),
-        core.trace(load_model("gpt2", untrained=True), probe_for(model, tweets), TWEET, TraceSettings(**QUICK)),
+        core.trace(
+            load_model("gpt2", untrained=True),
+            probe_for(model, tweets),
+            TWEET,
+            TraceSettings(**QUICK),
+        ),
         traced(other, tweets),
-    ]  # fmt: skip
+    ]
     recipes = list(map(Recipe.of, results))
     beside = Beside(share=True, depth="relative")
     made = code.of_comparison(recipes, [result.layers for result in results], beside)
@@ -232,12 +269,21 @@ def test_the_code_of_averages_makes_them_again(world, tmp_path):
     probe = probe_for(model, tweets, dataset="vader-tweets")
     options = Options(normalised=True, interval="normal", towards="label")
     stores = [
-        core.sweep(model, probe, tweets, TraceSettings(samples=n, every=2, seed=5), data="vader-tweets",
-                   selection=Selection(n=6, label=1, seed=5), roles=["last", "middle"])
+        core.sweep(
+            model,
+            probe,
+            tweets,
+            TraceSettings(samples=n, every=2, seed=5),
+            data="vader-tweets",
+            selection=Selection(n=6, label=1, seed=5),
+            roles=["last", "middle"],
+        )
         for n in (1, 2)
-    ]  # fmt: skip
+    ]
     recipes = [SweepRecipe.of(store, options) for store in stores]
-    averages = [core.average(store, normalised=True, interval="normal", towards="label") for store in stores]  # fmt: skip
+    averages = [
+        core.average(store, normalised=True, interval="normal", towards="label") for store in stores
+    ]
     made = code.of_average(recipes[1])
     assert not made.file
     both = code.of_averages(recipes, ["one", "two"], Beside(depth="relative"))
@@ -261,8 +307,9 @@ def test_a_settings_file_makes_averages_of_any_texts_again(world, tmp_path):
     model, tweets = world
     probe = probe_for(model, tweets)
     own = tweets.head(8).assign(text=[f"{text} #{i}" for i, text in enumerate(tweets["text"][:8])])
-    store = core.sweep(model, probe, own, TraceSettings(samples=1), data="mine.csv",
-                       selection=Selection(n=5))  # fmt: skip
+    store = core.sweep(
+        model, probe, own, TraceSettings(samples=1), data="mine.csv", selection=Selection(n=5)
+    )
     recipe = SweepRecipe.of(store, Options(interval="normal"))
     first = recipe.run(model=model)
     made = code.of_average(recipe)
@@ -294,7 +341,15 @@ def test_the_code_of_an_intervention_makes_it_again(world, plan, tmp_path):
 @pytest.mark.parametrize("judged", ["alone", "without the twin", "with all"])
 def test_the_code_of_a_probe_makes_it_again(world, judged, tmp_path):
     model, tweets = world
-    probe = core.train_probe(model, tweets, features="probabilities", folds=3, seed=2, name="mine, 'so'", dataset="vader-tweets")  # fmt: skip
+    probe = core.train_probe(
+        model,
+        tweets,
+        features="probabilities",
+        folds=3,
+        seed=2,
+        name="mine, 'so'",
+        dataset="vader-tweets",
+    )
     if judged != "alone":
         twin = load_model("gpt2", untrained=True) if judged == "with all" else None
         probe = core.with_controls(probe, model, tweets, twin=twin)
