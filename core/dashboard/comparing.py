@@ -28,7 +28,7 @@ from ..models.model import Model
 from ..models.registry import REGISTRY, default_model, is_on_disk, model_folder
 from ..probes.probe import FEATURES, Features, Probe
 from ..prompts.prompt import DEFAULT_SUFFIX, build_prompt
-from ..server.job_queue import Job, Step
+from ..server.job_queue import Job, Step, Work
 from ..sweeps import comparison
 from ..tracing.findings import signed
 from ..tracing.result import TraceResult, TraceSettings
@@ -91,7 +91,7 @@ def comparing(
     """
     names = [entry.name for entry in entries]
     asks = Request.of_trace(names, text, suffix_of(reads), settings)
-    return _comparing(entries, reads, text, [settings] * len(entries), {}, asks)
+    return Guarded(asks, _tracing_each(entries, reads, text, [settings] * len(entries), {}))
 
 
 def comparing_again(recipes: Sequence[Recipe]) -> Guarded:
@@ -120,17 +120,16 @@ def comparing_again(recipes: Sequence[Recipe]) -> Guarded:
     )
     given = dict(zip(entries, recipes, strict=True))
     settings = [recipe.settings for recipe in recipes]
-    return _comparing(entries, "logit_pair", first.text, settings, given, asks)
+    return Guarded(asks, _tracing_each(entries, "logit_pair", first.text, settings, given))
 
 
-def _comparing(
+def _tracing_each(
     entries: Sequence[Entry],
     reads: Features,
     text: str,
     settings: Sequence[TraceSettings],
     given: Mapping[Entry, Recipe],
-    asks: Request,
-) -> Guarded:
+) -> Work:
     """Trace every entry by its own settings.
 
     Args:
@@ -174,7 +173,7 @@ def _comparing(
         if all(compared.result is None for compared in done):
             raise UserError(done[0].says)
 
-    return Guarded(asks, work)
+    return work
 
 
 def _traced(

@@ -170,6 +170,11 @@ def _of_address(link: Mapping[str, str]) -> Guarded | None:
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
         raise UserError(f"The link is damaged at {place}; ask for the settings file.") from error
+    if not sharing.can_be_linked(plan.model) or availability(plan.model) == "to be downloaded":
+        raise UserError(
+            f"The model {plan.model!r} of this link is not on this disk; fetch it on the Compare "
+            "page first."
+        )
     return of_plan(plan)
 
 
@@ -185,12 +190,8 @@ def of_plan(plan: Plan) -> Guarded:
             f"by `{COMMAND} run`."
         )
     name = plan.model
-    if not sharing.can_be_linked(name) or availability(name) == "to be downloaded":
-        raise UserError(
-            f"The model {name!r} of this intervention is not on this disk; fetch it on the Compare "
-            "page, or carry the plan out on the command line."
-        )
-    kept = probes_of(name)
+    # A folder is not looked into before the door has let it in.
+    kept = probes_of(name) if sharing.can_be_linked(name) else {}
     reads: Features | Probe | None = next(
         (each for each in kept.values() if _reads(each) == _asked_of(plan)), None
     )

@@ -31,7 +31,7 @@ from .sweep_recipe import SweepRecipe
 DATA = "vader-tweets"  # what the commands take by default
 OUT = ("figure.svg", "cells.csv")
 PROBE = "probe.json"
-WIDTH = 88  # characters of a line of Python, where it can be broken
+WIDTH = 68  # characters of a line of Python, where it can be broken
 
 
 @dataclass(frozen=True)
