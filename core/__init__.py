@@ -15,17 +15,27 @@ if TYPE_CHECKING:
     from .exporting.displays import display_of as display_of
     from .exporting.displays import show as show
     from .exporting.figure_files import export_figure as export_figure
+    from .exporting.settings_files import repeat as repeat
+    from .interventions.plan import Plan as Plan
+    from .interventions.plan import intervene as intervene
     from .models.families import Family as Family
     from .models.loading import load_model as load_model
     from .probes.contrast import contrast as contrast
+    from .probes.controls import with_controls as with_controls
+    from .probes.library import probe_for as probe_for
     from .probes.probe import Probe as Probe
     from .probes.training import train_probe as train_probe
     from .prompts.template import Template as Template
+    from .sweeps.average import average as average
     from .sweeps.average import average_effects as average_effects
+    from .sweeps.store import open_store as open_store
+    from .sweeps.sweep import Selection as Selection
+    from .sweeps.sweep import sweep as sweep
     from .tracing.result import TraceResult as TraceResult
     from .tracing.result import TraceSettings as TraceSettings
     from .tracing.tracer import trace as trace
     from .tracing.tracer import trace_progressively as trace_progressively
+    from .tracing.view import View as View
 
 # By default OpenMP threads spin while they wait for each other; where another process wants a core
 # (a browser, a second trace) a trace then takes several times as long. OpenMP reads this when torch
@@ -36,6 +46,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 _HOME = {
+    "average": ".sweeps.average",
+    "intervene": ".interventions.plan",
+    "open_store": ".sweeps.store",
+    "Plan": ".interventions.plan",
+    "probe_for": ".probes.library",
+    "repeat": ".exporting.settings_files",
+    "Selection": ".sweeps.sweep",
+    "sweep": ".sweeps.sweep",
+    "View": ".tracing.view",
+    "with_controls": ".probes.controls",
     "average_effects": ".sweeps.average",
     "Family": ".models.families",
     "load_model": ".models.loading",
@@ -56,6 +76,16 @@ _HOME = {
 }
 __all__ = [
     "Family",
+    "Plan",
+    "Selection",
+    "View",
+    "average",
+    "intervene",
+    "open_store",
+    "probe_for",
+    "repeat",
+    "sweep",
+    "with_controls",
     "Probe",
     "Template",
     "TraceResult",

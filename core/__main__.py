@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from .commands.average import average
+from .commands.compare import compare
 from .commands.corruptions import corruptions
 from .commands.export import export, figures
 from .commands.interventions import ablate, edit, steer
@@ -38,6 +39,7 @@ for command in (
     trace,
     sweep,
     average,
+    compare,
     edit,
     steer,
     ablate,

@@ -9,6 +9,7 @@ from core.dashboard import (
     data_choice,
     pairs_choice,
     probing,
+    sharing,
     sweeping,
 )
 from core.errors import UserError
@@ -21,6 +22,7 @@ def main() -> None:
         "Average",
         "Average indirect effects over many tweets, with intervals, and the tweets that differ.",
     )
+    averaging.follow_link()
     begin(first=not sweeping.stores() and not averaging.FILE.is_file())
     stores = sweeping.stores()
     sweeping.sweep_list(stores)
@@ -87,6 +89,7 @@ def show(stores: list[Store]) -> None:
     left, right = st.columns([5, 2], gap="medium", vertical_alignment="bottom")
     with left:
         shown = averaging.shown_choice(stores)
+    sharing.say_refused()
     if shown is None:
         show_invitation()
         return
@@ -102,8 +105,11 @@ def show(stores: list[Store]) -> None:
         return
     averaging.finding(found, store)
     st.space("small")
-    averaging.heatmaps(found)
+    averaging.heatmaps(found, store, options)
     average_views.view(found, store, stores, options)
+    if store is not None and options is not None:
+        share = averaging.share_of(found, store, options)
+        sharing.write({**(share.question or {}), **share.shown})
 
 
 def show_invitation() -> None:

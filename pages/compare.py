@@ -5,13 +5,22 @@ import streamlit as st
 from core import dashboard
 from core.charts import comparison as comparison_charts
 from core.charts import figures
-from core.dashboard import comparing, comparing_averages, models_on_disk
+from core.dashboard import (
+    comparing,
+    comparing_averages,
+    models_on_disk,
+    open_settings,
+    sharing,
+)
 from core.dashboard.charts import show_chart
+from core.dashboard.door import Guarded
 
 
 def main() -> None:
     """Ask on top, answer below, and the models on this disk at the end."""
     dashboard.heading("Compare", "Do models carry the sentiment of a tweet at the same sites?")
+    linked = comparing.follow_link()
+    open_settings.take_fetched("compare")
     what = st.segmented_control(
         "Compare",
         ["tweet", "averages"],
@@ -22,16 +31,21 @@ def main() -> None:
         label_visibility="collapsed",
     )
     if what == "averages":
+        sharing.say_refused()
         depth, share = ask_view()
         comparing_averages.page(depth, share)
     else:
-        compare_tweet()
+        compare_tweet(linked)
     with st.expander("Models on this disk", key="compare:manager"):
         models_on_disk.manager()
 
 
-def compare_tweet() -> None:
-    """One tweet traced on all models."""
+def compare_tweet(linked: Guarded | None) -> None:
+    """One tweet traced on all models.
+
+    Args:
+        linked: the comparison that the address asks for.
+    """
     text = dashboard.tweet_choice("compare:example", height=68, help="The tweet of the Trace page.")
     entries = comparing.entries_choice()
     reads, settings = comparing.settings_choice([entry.name for entry in entries])
@@ -40,6 +54,9 @@ def compare_tweet() -> None:
         enough = len(entries) >= 2
         if st.button("Compare", type="primary", key="compare:run", disabled=not enough):
             dashboard.start("compare", comparing.comparing(entries, reads, text, settings))
+        if linked is not None:
+            open_settings.begin("compare", linked)
+        open_settings.opener("compare")
         job = dashboard.job("compare")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="compare:stop", disabled=not (shown and shown.active))
@@ -47,6 +64,7 @@ def compare_tweet() -> None:
             job.stop()
         if not enough:
             st.caption("Choose a second model, or the untrained twin of the first.")
+    sharing.say_refused()
     if job is not None and shown is not None:
         with controls.container(width=420):
             dashboard.follow(job, shown)

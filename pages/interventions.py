@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core import dashboard
-from core.dashboard import intervening, probing
+from core.dashboard import intervening, open_settings, probing, sharing
 from core.interventions.plan import Outcome
 
 
@@ -12,7 +12,8 @@ def main() -> None:
     dashboard.heading(
         "Interventions", "Edit, steer or ablate where a trace points: does the location matter?"
     )
-    intervening.follow_link()
+    linked = intervening.follow_link()
+    open_settings.take_fetched("intervention")
     left, right = st.columns([5, 3], gap="medium")
     with right:
         model = dashboard.model_choice()
@@ -29,11 +30,15 @@ def main() -> None:
         if run and plan is not None:
             asked = intervening.Asked(model, probe, plan)
             dashboard.start("intervention", intervening.intervening(asked))
+        if linked is not None:
+            open_settings.begin("intervention", linked)
         job = dashboard.job("intervention")
         shown = job.progress() if job else None
         stop = st.button("Stop", key="stop", disabled=not (shown and shown.active))
         if job and stop:
             job.stop()
+        open_settings.opener("intervention")
+    sharing.say_refused()
     if job and shown:
         with controls.container(width=420):
             dashboard.follow(job, shown)
@@ -61,6 +66,7 @@ def show_outcome(outcome: Outcome) -> None:
     intervening.show_sweep(outcome)
     intervening.show_traces(outcome)
     intervening.save(outcome)
+    intervening.write_address(outcome)
 
 
 def show_invitation() -> None:

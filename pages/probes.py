@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import dashboard
 from core.charts import probe as probe_figures
-from core.dashboard import data_choice, probing
+from core.dashboard import data_choice, probing, sharing
 from core.dashboard.charts import show_chart
 from core.dashboard.prompt_choice import template_choice
 from core.dashboard.saving import downloads
@@ -27,6 +27,7 @@ def main() -> None:
     dashboard.heading(
         "Probes", "Train a probe on labelled tweets, evaluate it against controls, and keep it."
     )
+    probing.follow_link()
     left, right = st.columns([5, 3], gap="medium")
     with right:
         model = dashboard.model_choice()
@@ -52,6 +53,7 @@ def main() -> None:
         st.caption(dashboard.plain(trained.said))
     if trained and trained.unkept:
         st.warning(dashboard.plain(trained.unkept), icon=":material/save:")
+    sharing.say_refused()
     st.space("small")
     shown = probing.kept_choice(model, trained)
     if shown is None:
@@ -143,6 +145,7 @@ def show_report(key: str, probe: Probe, texts: dict[int, str]) -> None:
             **{name: partial(tables.__getitem__, name) for name in tables},
         },
         caption=probing.origin_line(probe),
+        share=probing.shared(key, probe),
     )
     show_mistakes(key, probe, tables.get("mistakes"), texts)
 

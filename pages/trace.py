@@ -7,7 +7,7 @@ import streamlit as st
 from core import dashboard
 from core.charts import figures
 from core.charts.row_labels import rows_of
-from core.dashboard import cell_panel, follow_ups, offers, open_settings, probing, tracing
+from core.dashboard import cell_panel, follow_ups, offers, open_settings, probing, sharing, tracing
 from core.dashboard.charts import show_chart
 from core.dashboard.saving import downloads
 from core.exporting.recipe import Recipe
@@ -24,7 +24,7 @@ longer is drawn when it is there."""
 def main() -> None:
     """Ask on top, answer below."""
     dashboard.heading("Trace", "Where does a language model keep the sentiment of this tweet?")
-    tracing.follow_link()
+    linked = tracing.follow_link()
     open_settings.take_fetched()
     left, right = st.columns([5, 3], gap="medium")
     with right:
@@ -55,6 +55,8 @@ def main() -> None:
             work = tracing.tracing(model, probe, text, settings, anyway=anyway)
             begun = dashboard.start("trace", work)
             begun.wait_for_partial(VERDICT_WITHIN)
+        if linked is not None:
+            open_settings.begin("trace", linked)
         job = dashboard.job("trace")
         shown = job.progress() if job else None
         stop = st.button(
@@ -66,6 +68,7 @@ def main() -> None:
         if job and stop:
             job.stop()
         open_settings.opener()
+    sharing.say_refused()
     if job is None or shown is None:
         show_example()
         return
@@ -151,6 +154,7 @@ def show_result(traced: tracing.Traced, state: State = "done", *, example: bool 
             tables={"cells": lambda: view.frame},
             caption=view.caption,
             recipe=partial(Recipe.of, result),
+            share=None if example else tracing.shared(view, cell),
         )
         if result.is_coarse and state not in ("waiting", "running"):
             st.button(

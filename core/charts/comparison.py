@@ -22,6 +22,8 @@ from .style import Theme
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..sweeps.average import Average
+
 Depth = Literal["layer", "relative"]
 SHARE_UNIT = "% of the total effect"
 
@@ -277,3 +279,25 @@ def _site_rows(sites: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+# --- averages ------------------------------------------------------------------------------------
+
+
+def in_shown_unit(cells: pd.DataFrame, averages: Collection[Average]) -> pd.DataFrame:
+    """The cells of averages, shares among them in percent."""
+    if not _are_shares(averages):
+        return cells
+    return cells.assign(**{name: 100 * cells[name] for name in ("effect", "lower", "upper")})
+
+
+def unit_of_averages(averages: Collection[Average]) -> str:
+    """What those cells are measured in."""
+    return SHARE_UNIT if _are_shares(averages) else str(next(iter(averages)).about["measured_in"])
+
+
+def _are_shares(averages: Collection[Average]) -> bool:
+    shares = {bool(average.about["normalised"]) for average in averages}
+    if len(shares) > 1:
+        raise UserError("Averages of shares and of effects cannot stand side by side.")
+    return shares == {True}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from ..errors import UserError
 from .options import SettingsCommand, settings_options
 from .shared import (
     FIGURES,
@@ -19,12 +20,12 @@ from .shared import (
     print_table,
     progress_bar,
     progress_option,
-    save_figure,
     without_nan,
     writing,
 )
 
 if TYPE_CHECKING:
+    from ..exporting.displays import Beside
     from ..sweeps.average import Average
     from ..sweeps.record import Record
     from ..sweeps.study import Options
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=SettingsCommand)
-@click.argument("sweep")
+@click.argument("sweeps", metavar="SWEEP...", nargs=-1, required=True)
 @settings_options("options", "sweeps.study:Options")
 @settings_options("selection", "sweeps.sweep:Selection", only=("label", "shortest", "longest"))
+@settings_options("beside", "exporting.displays:Beside", only=("depth",))
 @out_option("")
 @click.option(
     "--summary",
@@ -46,15 +48,19 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the table and settings as JSON.")
 @progress_option
 def average(
-    sweep: str,
+    sweeps: tuple[str, ...],
     options: Options,
     selection: Selection,
+    beside: Beside,
     outs: tuple[Path, ...],
     summary: Path | None,
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Average the traces of SWEEP (its name or the beginning of it, see `sweep --list`)."""
+    """Average the traces of SWEEP (its name or the beginning of it, see `sweep --list`).
+
+    Several are shown side by side in a figure and stand in one table.
+    """
     for out in outs:
         check_out(out, (*FIGURES, *TABLES))
     if summary is not None:
@@ -62,7 +68,9 @@ def average(
     from ..sweeps import average as averaging
     from ..sweeps.store import open_store
 
-    store = open_store(sweep)
+    stores = [open_store(sweep) for sweep in sweeps]
+    if len(stores) > 1 and (summary is not None or as_json):
+        raise UserError("A summary and JSON are of one sweep; name one alone.")
 
     def wanted(record: Record) -> bool:
         tokens = len(record.result.prompt.tweet_span)
@@ -72,9 +80,10 @@ def average(
             and (selection.longest is None or tokens <= selection.longest)
         )
 
-    found = averaging.average(store, where=wanted, **asdict(options))
+    averages = [averaging.average(store, where=wanted, **asdict(options)) for store in stores]
+    store, found = stores[0], averages[0]
     for out in outs:
-        _write(found, out)
+        save_averages(averages, out, beside)
     if summary is not None:
         from ..sweeps import study
 
@@ -91,12 +100,16 @@ def average(
         content = {"sweep": store.id, "about": found.about, "total": total, "cells": rows}
         click.echo(json.dumps(without_nan(content), ensure_ascii=False))
         return
-    _print(found)
+    for number, each in enumerate(averages):
+        if number:
+            click.echo("")
+        print_average(each)
     for written in (*outs, *((summary,) if summary is not None else ())):
         click.echo(f"Saved {written}")
 
 
-def _print(found: Average) -> None:
+def print_average(found: Average) -> None:
+    """Print what an average says: its total effect, its claims, its largest cells."""
     from ..patching.sites import Kind
     from ..sweeps import average_findings as words
     from ..sweeps.average import TOWARDS
@@ -137,21 +150,14 @@ def _print(found: Average) -> None:
     click.echo("peaks: share of tweets whose largest cell of the kind lies at the role.")
 
 
-def _write(found: Average, path: Path) -> None:
-    from ..exporting.table_files import export_table
+def save_averages(
+    averages: Sequence[Average], path: Path, beside: Beside | None = None
+) -> list[Path]:
+    """Save an average, or several side by side, in the form that the ending names."""
+    from ..exporting.displays import display_of, show
 
     with writing(path):
-        if path.suffix.lower().removeprefix(".") not in FIGURES:
-            export_table(found.frame, path)
-            return
-        from ..charts import average as drawing
-        from ..sweeps import average_findings as words
-
-        chart = drawing.heatmap_figure(
-            words.cells(found),
-            titles=found.titles(),
-            unit=drawing.unit_of(found),
-            title=f"{found.about['model']}, {found.counted}",
-            caption=drawing.heatmap_caption(found),
-        )
-        save_figure(chart, path)
+        if len(averages) == 1:
+            return [display_of(averages[0]).save(path)]
+        depth = "layer" if beside is None else beside.depth
+        return [display_of(show(*averages, depth=depth)).save(path)]

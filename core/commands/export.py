@@ -171,7 +171,7 @@ def figures(
     probe = probe_of(model, DEFAULT_DATA, load_dataset(DEFAULT_DATA), "probabilities", progress)
     with progress_bar(f"Tracing on {model.name}", progress) as show:
         result = trace(model, probe, text, settings, keep=True, progress=show)
-    recipe = Recipe.of(result, precision=dtype)
+    recipe = Recipe.of(result)
     paper = _paper(dress)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ SHARED = (
     "features",
     "prompt",
     "prompt_format",
+    "good",
+    "bad",
     "wanted",
     "layer",
     "controls",
@@ -52,6 +54,9 @@ EDIT = ("position", "target", "strength", "prefixes", "steps", "keys", "sweep")
 STEER = ("source", "positions", "strength", "other", "sweep")
 ABLATE = ("source", "positions", "onwards", "fill", "kind", "position", "count", "sweep")
 """Fields of a plan that the commands have."""
+
+GIVEN: dict[str, Any] = {"unset": "", "callback": lambda _, __, words: words or None}
+"""Of an option that may be repeated: none of it leaves the settings their own."""
 
 
 def _options(*fields: str, **other: dict[str, Any]) -> Callable[[Command], Command]:
@@ -67,7 +72,7 @@ def _options(*fields: str, **other: dict[str, Any]) -> Callable[[Command], Comma
                     "changes",
                     "interventions.plan:Plan",
                     only=(*SHARED, *fields),
-                    other=other,
+                    other={"good": GIVEN, "bad": GIVEN, **other},
                     given=True,
                 ),
                 click.option(
@@ -165,6 +170,7 @@ def repeat(
             plan.dataset,
             plan.features,
             template=plan.template,
+            words=plan.words,
             tweets=texts.frame,
             read_as=texts.read_as,
             progress=show,
@@ -187,20 +193,6 @@ def repeat(
     _print(outcome)
     for out in outs:
         click.echo(f"Saved {out}")
-
-
-def plan_in(source: str) -> Plan | None:
-    """The plan in a file that was saved with an intervention; None where there is no such file."""
-    from ..exporting import embedded_settings
-    from ..interventions.plan import SCHEMA, Plan
-
-    path = Path(source)
-    if not path.is_file():
-        return None
-    text = embedded_settings.read(path.read_bytes())
-    if text is None or f'"{SCHEMA}"' not in text:
-        return None
-    return Plan.from_json(text, source)
 
 
 def _plan(what: What, given: dict[str, Any]) -> Plan:

@@ -18,6 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 
+from ..settings import option_of
+
 Command = Callable[..., Any]
 
 
@@ -152,7 +154,8 @@ def _options(
         elif isinstance(said, tuple):
             said = ",".join(said)
         metadata["help"] += f"  [default: {said}]" if said != "" else ""
-        flags = metadata.pop("option", f"--{each.replace('_', '-')}")
+        metadata.pop("option", None)
+        flags = option_of(field)
         attributes = _typed(hints[each], metadata)
         if hints[each] == bool | None:
             flags += f"/--no-{flags.removeprefix('--')}"

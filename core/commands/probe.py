@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compare the probe with controls; the untrained twin has to encode the texts too.",
 )
+@click.option(
+    "--twin/--no-twin",
+    default=True,
+    show_default=True,
+    help="Whether the untrained twin is among the controls.",
+)
+@click.option("--name", "called", default="", help="What lists call the probe.")
 @click.option("--json", "as_json", is_flag=True, help="Print the probe as JSON.")
 @progress_option
 def probe(
@@ -82,6 +89,8 @@ def probe(
     out: Path | None,
     report_folder: Path | None,
     controls: bool,
+    twin: bool,
+    called: str,
     as_json: bool,
     progress: bool | None,
 ) -> None:
@@ -124,6 +133,7 @@ def probe(
             folds=folds,
             seed=seed,
             dataset=data,
+            name=called,
             read_as=texts.read_as,
             progress=lambda done, total: show(done / total),
         )
@@ -131,15 +141,16 @@ def probe(
         from ..models.loading import load_model
         from ..probes.controls import with_controls
 
-        twin = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
-        with progress_bar(
-            f"Encoding {len(tweets):,} texts by the untrained twin", progress
-        ) as show:
+        random = None
+        if twin:
+            random = load_model(name or default_name(), device=device, dtype=dtype, untrained=True)
+        whose = " by the untrained twin" if twin else ""
+        with progress_bar(f"Encoding {len(tweets):,} texts{whose}", progress) as show:
             trained = with_controls(
                 trained,
                 model,
                 tweets,
-                twin=twin,
+                twin=random,
                 progress=lambda done, total: show(done / total),
             )
     if out is not None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .interventions import plan_in, repeat
+from .average import print_average, save_averages
+from .interventions import repeat
 from .shared import (
     FIGURES,
     TABLES,
@@ -21,7 +22,10 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ..exporting.recipe import Recipe
+    from ..exporting.recipe import ModelOrigin, Recipe
+    from ..exporting.sweep_recipe import SweepRecipe
+    from ..models.model import Model
+    from ..sweeps.average import Average
     from ..tracing.result import TraceResult
 
 
@@ -52,50 +56,72 @@ def run(
     """
     for out in outs:
         check_out(out, (*FIGURES, *TABLES))
-    plan = plan_in(source)
-    if plan is not None:
-        repeat(plan, name=name, device=device, outs=outs, progress=progress)
-        return
     from transformers.utils import logging
 
-    from ..exporting.recipe import open_recipes
+    from ..exporting.recipe import Recipe, content_of
+    from ..exporting.settings_files import read_settings
+    from ..interventions.plan import Plan
 
     # Progress and errors are said by us; the library's own bars and hints would run into them.
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     # It is the person's own machine, and what he names is fetched as his browser would.
-    recipes = open_recipes(source, allow_private=True)
+    settings = read_settings(content_of(source, allow_private=True), source)
+    if isinstance(settings, Plan):
+        repeat(settings, name=name, device=device, outs=outs, progress=progress)
+        return
+    recipes = [recipe for recipe in settings if isinstance(recipe, Recipe)]
     results = [_run(recipe, name, device, anew, progress) for recipe in recipes]
     for recipe, result in zip(recipes, results, strict=True):
         _print(recipe, result)
+    sweeps = [recipe for recipe in settings if not isinstance(recipe, Recipe)]
+    averages = [_sweep(recipe, name, device, progress) for recipe in sweeps]
+    for average in averages:
+        print_average(average)
     for out in outs:
-        for path in save_traces(results, out, precision=recipes[0].model.precision):
+        written = save_traces(results, out) if results else save_averages(averages, out)
+        for path in written:
             click.echo(f"Saved {path}")
 
 
 def _run(
     recipe: Recipe, name: str | None, device: str | None, anew: bool, progress: bool | None
 ) -> TraceResult:
+    model = _model(recipe.model, name, device, progress)
+    with progress_bar(f"Tracing on {model.name}", progress) as show:
+        return recipe.run(model=model, keep=not anew, progress=show)
+
+
+def _sweep(
+    recipe: SweepRecipe, name: str | None, device: str | None, progress: bool | None
+) -> Average:
+    """The average of a recipe; what of its sweep is on disk is not traced again."""
+    model = _model(recipe.model, name, device, progress)
+    with progress_bar("Tracing tweets", progress) as show:
+        return recipe.run(model=model, progress=show)
+
+
+def _model(
+    origin: ModelOrigin, name: str | None, device: str | None, progress: bool | None
+) -> Model:
+    """A recipe's model, or the same weights by another name."""
     from ..models.loading import load_model
 
-    called = recipe.model.name if name is None else name
+    called = origin.name if name is None else name
     with progress_bar(f"Fetching {called}", progress) as show:
 
         def fetching(done: int, total: int) -> None:
             show(done / max(total, 1))
 
         if name is None:
-            model = recipe.load(device=device, fetching=fetching)
-        else:
-            model = load_model(
-                name,
-                device=device,
-                dtype=recipe.model.precision,
-                untrained=recipe.model.untrained,
-                progress=fetching,
-            )
-    with progress_bar(f"Tracing on {model.name}", progress) as show:
-        return recipe.run(model=model, keep=not anew, progress=show)
+            return origin.load(device=device, fetching=fetching)
+        return load_model(
+            name,
+            device=device,
+            dtype=origin.precision,
+            untrained=origin.untrained,
+            progress=fetching,
+        )
 
 
 def _print(recipe: Recipe, result: TraceResult) -> None:

@@ -131,21 +131,10 @@ def features_option(command: Command) -> Command:
     )(command)
 
 
-def probe_options(command: Command) -> Command:
-    """What a probe learns from and reads."""
+def prompt_options(command: Command) -> Command:
+    """In which prompt, and of which words, a probe reads."""
     for option in reversed(
         (
-            click.option(
-                "--data",
-                metavar="NAME",
-                help=f"Labelled texts that the probe learns from.  [default: {DEFAULT_DATA}]",
-            ),
-            click.option(
-                "--features",
-                metavar="NAME",
-                help="What the probe reads: logit_pair, probabilities, verbalizers, hidden (the "
-                "best layer) or hidden:LAYER.  [default: logit_pair]",
-            ),
             click.option("--suffix", help='After the tweet.  [default: " I am feeling"]'),
             click.option(
                 "--prompt",
@@ -170,6 +159,28 @@ def probe_options(command: Command) -> Command:
                 multiple=True,
                 help='The negative word, one token; verbalizers take several.  [default: " bad"]',
             ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def probe_options(command: Command) -> Command:
+    """What a probe learns from and reads."""
+    for option in reversed(
+        (
+            click.option(
+                "--data",
+                metavar="NAME",
+                help=f"Labelled texts that the probe learns from.  [default: {DEFAULT_DATA}]",
+            ),
+            click.option(
+                "--features",
+                metavar="NAME",
+                help="What the probe reads: logit_pair, probabilities, verbalizers, hidden (the "
+                "best layer) or hidden:LAYER.  [default: logit_pair]",
+            ),
+            prompt_options,
         )
     ):
         command = option(command)
@@ -282,25 +293,29 @@ def check_out(path: Path, endings: Sequence[str]) -> None:
 
 
 def save_traces(
-    results: Sequence[TraceResult], out: Path, *, precision: str = "float32"
+    results: Sequence[TraceResult], out: Path, *, shown: Mapping[str, Any] | None = None
 ) -> list[Path]:
     """Save traces with what makes them again, in the form that the ending names.
 
     A figure for each trace, the second one as NAME-2; or one table of all cells.
+
+    Args:
+        shown: fields of the `View` that a figure is of.
     """
     import pandas as pd
 
     from ..charts.figures import trace_heatmaps
     from ..exporting.recipe import Recipe, Recipes
     from ..exporting.table_files import export_table
+    from ..tracing.view import View
 
-    recipes = [Recipe.of(result, precision=precision) for result in results]
+    recipes = list(map(Recipe.of, results))
     with writing(out):
         if out.suffix.lower().removeprefix(".") in FIGURES:
             paths = []
             for number, (result, recipe) in enumerate(zip(results, recipes, strict=True), start=1):
                 path = out if number == 1 else out.with_stem(f"{out.stem}-{number}")
-                chart = trace_heatmaps(result)
+                chart = trace_heatmaps(View(result, **(shown or {})))
                 paths.append(save_figure(chart, path, recipe=recipe.to_json()))
             return paths
         if len(results) == 1:

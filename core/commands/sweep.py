@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from ..distribution import COMMAND
 from .options import SettingsCommand, settings_options
 from .shared import (
     DEFAULT_DATA,
+    contrast_of,
+    contrast_option,
     features_option,
     model_options,
     one_line,
@@ -26,13 +28,17 @@ from .shared import (
     probe_of,
     progress_bar,
     progress_option,
+    prompt_options,
     reading_options,
+    template_of,
+    words_or_default,
 )
 
 if TYPE_CHECKING:
     from ..data.datasets import FileReading
     from ..models.model import Model
-    from ..probes.probe import Features, Probe
+    from ..probes.probe import Features, Probe, Words
+    from ..prompts.template import Format, Template
     from ..sweeps.store import Status, Store
     from ..sweeps.sweep import Selection
     from ..tracing.result import TraceSettings
@@ -42,6 +48,16 @@ TRACED = (
     "direction",
 )
 """Settings of a trace that a sweep has."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a probe reads that is made by the way: trained, or a contrast of two words."""
+
+    features: Features
+    template: Template | None
+    words: Words | None
+    contrast: tuple[str, str] | None
 
 
 @click.command(cls=SettingsCommand)
@@ -69,6 +85,8 @@ TRACED = (
 @probe_file_option("--probe-data")
 @click.option("--probe-data", default=DEFAULT_DATA, show_default=True, metavar="NAME")
 @features_option
+@prompt_options
+@contrast_option
 @reading_options
 @settings_options("selection", "sweeps.sweep:Selection", but=("seed",))
 @settings_options(
@@ -118,6 +136,12 @@ def sweep(
     probe_file: Path | None,
     probe_data: str,
     features: Features,
+    suffix: str | None,
+    prompt: str | None,
+    prompt_format: Format | None,
+    good: tuple[str, ...],
+    bad: tuple[str, ...],
+    contrast: tuple[str, str] | None,
     selection: Selection,
     settings: TraceSettings,
     roles: str | None,
@@ -166,7 +190,9 @@ def sweep(
             data, settings = pairs, replace(settings, corruption="counterfactual")
             of_probe = FileReading()
         model = open_model(name, device, dtype, progress)
-        probe = _probe(model, probe_file, probe_data, of_probe, features, progress)
+        around = template_of(suffix, prompt, prompt_format)
+        reads = Reads(features, around, words_or_default(good, bad), contrast)
+        probe = _probe(model, probe_file, probe_data, of_probe, reads, progress)
         with progress_bar("Choosing tweets", progress) as show:
             store = sweeping.create(
                 model,
@@ -248,15 +274,26 @@ def _probe(
     file: Path | None,
     data: str,
     reading: FileReading,
-    features: Features,
+    reads: Reads,
     progress: bool | None,
 ) -> Probe:
     from ..probes.probe import Probe
 
     if file is not None:
         return Probe.load(file)
+    if reads.contrast is not None:
+        return contrast_of(model, reads.contrast, reads.template, {"--good and --bad": reads.words})
     texts = open_texts(data, reading)
-    return probe_of(model, data, texts.frame, features, progress, read_as=texts.read_as)
+    return probe_of(
+        model,
+        data,
+        texts.frame,
+        reads.features,
+        progress,
+        template=reads.template,
+        words=reads.words,
+        read_as=texts.read_as,
+    )
 
 
 def _follow(steps: Iterator[Status], progress: bool | None) -> None:

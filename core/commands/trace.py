@@ -66,6 +66,9 @@ TOP_CELLS = 2  # of each kind, inside the corrupted span and outside
     other={"kinds": {"unset": ALL}},
     make=lambda **fields: _settings(**fields),
 )
+@settings_options(
+    "shown", "tracing.view:View", only=("share", "words", "kind", "around"), given=True
+)
 @click.option(
     "--memory",
     type=click.IntRange(min=1),
@@ -92,6 +95,7 @@ def trace(
     bad: tuple[str, ...],
     contrast: tuple[str, str] | None,
     settings: TraceSettings,
+    shown: dict[str, Any],
     memory: int | None,
     outs: tuple[Path, ...],
     as_json: bool,
@@ -158,7 +162,7 @@ def trace(
         ):
             result = partial
     for out in outs:
-        save_traces([result], out, precision=model.precision)
+        save_traces([result], out, shown=shown)
     if as_json:
         click.echo(json.dumps(_as_json(result), ensure_ascii=False))
         return

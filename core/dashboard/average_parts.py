@@ -20,9 +20,12 @@ from .charts import show_chart
 from .saving import downloads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
     from .saving import Charts, Tables
+    from .sharing import Repeatable, Share
 
 
 CLAIM_BADGES = {
@@ -129,16 +132,19 @@ def save_below(
     tables: Tables,
     caption: str,
     said: str = "",
+    recipe: Callable[[], Repeatable] | None = None,
+    share: Share | None = None,
 ) -> None:
     """What the page says below a figure, by default its caption, and Save beside it.
 
     Args:
         caption: what a file has.
+        recipe, share: see `core.dashboard.saving.downloads`.
     """
     left, right = st.columns([8, 1], gap="medium")
     left.caption(plain(said or caption))
     with right.container(horizontal=True, horizontal_alignment="right"):
-        downloads(key, charts=charts, tables=tables, caption=caption)
+        downloads(key, charts=charts, tables=tables, caption=caption, recipe=recipe, share=share)
 
 
 def short_unit(average: Average) -> str:

@@ -29,7 +29,7 @@ from .average_parts import (
     totals_frame,
 )
 from .average_peaks import single_tweets
-from .averaging import averaging, show_claim
+from .averaging import FIRST_ROLES, VIEWS, averaging, show_claim
 from .charts import show_chart
 from .noise_and_pairs import noise_and_pairs
 from .saving import downloads
@@ -37,19 +37,6 @@ from .sweeping import title_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-VIEWS = {
-    "layers": "By layer",
-    "peaks": "Single tweets",
-    "label": "Positive and negative",
-    "length": "Short and long",
-    "sweeps": "Two sweeps",
-    "corruptions": "Noise and pairs",
-    "punctuation": "Punctuation",
-    "precision": "Precision",
-}
-FIRST_ROLES = ("sentiment_last", "middle", "punctuation", "tweet_last", "last")
-FIRST_PAPER_ROLES = ("subject_first", "subject_last", "subsequent", "last")
 
 
 def view(found: Study, store: Store | None, stores: list[Store], options: Options | None) -> None:
@@ -71,7 +58,7 @@ def view(found: Study, store: Store | None, stores: list[Store], options: Option
 
 def _layers(found: Study) -> None:
     average, titles = found.average, found.average.titles()
-    firsts = FIRST_ROLES if average.about["roles"] == "tweet" else FIRST_PAPER_ROLES
+    firsts = FIRST_ROLES[average.about["roles"]]
     chosen = st.pills(
         "Roles",
         list(titles),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,8 +11,11 @@ import streamlit as st
 
 from ..charts import average as drawing
 from ..charts.figures import scale_bar
-from ..distribution import ASSETS
+from ..distribution import ASSETS, COMMAND
 from ..errors import UserError
+from ..exporting import code
+from ..exporting.sweep_recipe import SweepRecipe
+from ..prompts import token_roles
 from ..prompts.token_roles import Scheme
 from ..server.job_queue import Job, Step
 from ..sweeps import average_findings as words
@@ -21,7 +25,7 @@ from ..sweeps.study import Options, Study, load, study
 from ..tracing.findings import signed
 from ..tracing.result import PROXIES
 from ..tracing.view import KINDS
-from . import follow, job, plain, start, theme
+from . import follow, job, plain, sharing, start, theme
 from .average_parts import (
     CLAIM_BADGES,
     interval_line,
@@ -32,6 +36,7 @@ from .average_parts import (
 )
 from .charts import show_chart
 from .door import NO_MODEL, Guarded
+from .sharing import one_of
 from .sweeping import shown_count, title_of, units_of
 
 if TYPE_CHECKING:
@@ -40,6 +45,21 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 FILE = ASSETS / "average-smollm2.json"
 SCHEMES: dict[Scheme, str] = {"tweet": "Parts of a tweet", "paper": "The six of Meng et al."}
+VIEWS = {
+    "layers": "By layer",
+    "peaks": "Single tweets",
+    "label": "Positive and negative",
+    "length": "Short and long",
+    "sweeps": "Two sweeps",
+    "corruptions": "Noise and pairs",
+    "punctuation": "Punctuation",
+    "precision": "Precision",
+}
+FIRST_ROLES: dict[Scheme, tuple[str, ...]] = {
+    "tweet": ("sentiment_last", "middle", "punctuation", "tweet_last", "last"),
+    "paper": ("subject_first", "subject_last", "subsequent", "last"),
+}
+"""Roles that are drawn by layer at first."""
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -54,6 +74,69 @@ def example() -> Study | None:
     except UserError as mistake:
         st.error(plain(str(mistake)), icon=":material/error:")
         return None
+
+
+def _flag(written: str) -> bool:
+    return written == "1"
+
+
+SHOWN: dict[str, tuple[str, Any, Callable[[str], Any]]] = {
+    "proxy": ("average:proxy", "log_odds", one_of(PROXIES)),
+    "roles": ("average:roles", "tweet", one_of(SCHEMES)),
+    "towards": ("average:towards", "prediction", one_of(("prediction", "label"))),
+    "interval": ("average:interval", "bootstrap", one_of(INTERVALS)),
+    "normalised": ("average:normalised", False, _flag),
+    "view": ("average:view", "layers", one_of(VIEWS)),
+    "kind": ("average:peaks:kind", None, one_of(KINDS)),
+    "other": ("average:other", None, lambda written: written),
+}
+"""Parameters of the address: the widgets they are of, their defaults, how they are read."""
+
+OF_ROLES = {
+    "lines": "average:lines",
+    "label": "average:label:role",
+    "length": "average:length:role",
+}
+"""The same of widgets that choose among the roles of a scheme, whose name ends theirs."""
+
+
+def follow_link() -> None:
+    """At a visitor's first look, choose what the address says; what it cannot mean is left out."""
+    if "average:linked" in st.session_state:
+        return
+    st.session_state["average:linked"] = True
+    link = st.query_params.to_dict()
+    for name, (key, default, read) in SHOWN.items():
+        if name in link:
+            with suppress(ValueError):
+                if (value := read(link[name])) != default:
+                    st.session_state[key] = value
+    scheme = st.session_state.get("average:roles", "tweet")
+    for name, key in OF_ROLES.items():
+        roles = [
+            role for role in st.query_params.get_all(name) if role in token_roles.SCHEMES[scheme]
+        ]
+        if roles:
+            st.session_state[f"{key}:{scheme}"] = roles if name == "lines" else roles[0]
+
+
+def share_of(found: Study, store: Store, options: Options) -> sharing.Share:
+    """What a link to an average, and its code, are made from."""
+    shown: dict[str, str | list[str]] = {}
+    for name, (key, default, _) in SHOWN.items():
+        value = st.session_state.get(key)
+        if value not in (None, default):
+            shown[name] = "1" if value is True else str(value)
+    firsts = {role for role in FIRST_ROLES[options.roles] if role in found.average.titles()}
+    view = st.session_state.get("average:view", "layers")
+    for name, key in OF_ROLES.items():
+        value = st.session_state.get(f"{key}:{options.roles}")
+        if name == "lines" and view == "layers" and value and set(value) != firsts:
+            shown[name] = list(value)
+        elif name == view and value:
+            shown[name] = str(value)
+    recipe = partial(SweepRecipe.of, store, options)
+    return sharing.Share("average", {"sweep": store.id}, shown, lambda: code.of_average(recipe()))
 
 
 def shown_choice(stores: list[Store]) -> str | None:
@@ -71,6 +154,11 @@ def shown_choice(stores: list[Store]) -> str | None:
         found = next((id for id in names if id.startswith(linked)), None)
         if found is not None:
             st.session_state["average:shown"] = found
+        else:
+            sharing.refuse(
+                f"The sweep {linked!r} of this link is not on this disk; ask for the settings file "
+                f"and run it by `{COMMAND} run`."
+            )
     if st.session_state.get("average:shown") not in names:
         st.session_state.pop("average:shown", None)
     chosen = st.selectbox(
@@ -81,10 +169,8 @@ def shown_choice(stores: list[Store]) -> str | None:
         persist_state="session",
         help="Every sweep on this disk with a traced tweet.",
     )
-    if chosen != EXAMPLE:
-        st.query_params["sweep"] = chosen
-    elif "sweep" in st.query_params:
-        del st.query_params["sweep"]
+    if chosen == EXAMPLE:
+        sharing.write({})
     return chosen
 
 
@@ -219,8 +305,12 @@ def show_claim(claim: words.Claim) -> None:
             st.caption(plain(claim.why))
 
 
-def heatmaps(found: Study) -> None:
-    """A panel for each kind of site, on one scale, with what can be saved of them."""
+def heatmaps(found: Study, store: Store | None, options: Options | None) -> None:
+    """A panel for each kind of site, on one scale, with what can be saved of them.
+
+    Args:
+        store, options: None of the example, which no code of a person's makes again.
+    """
     average = found.average
     frame, titles, unit = words.cells(average), average.titles(), drawing.unit_of(average)
     caption = drawing.heatmap_caption(average)
@@ -251,6 +341,8 @@ def heatmaps(found: Study) -> None:
             "Settings": partial(_settings_frame, found),
         },
         caption=caption,
+        recipe=None if store is None else partial(SweepRecipe.of, store, options),
+        share=None if store is None or options is None else share_of(found, store, options),
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,28 +18,41 @@ from .. import dashboard as pages
 from ..charts import comparison as comparison_charts
 from ..charts import figures
 from ..charts.row_labels import label_reach
+from ..distribution import COMMAND
 from ..errors import UserError
-from ..exporting.recipe import Recipes
+from ..exporting import code
+from ..exporting.displays import Beside
+from ..exporting.recipe import Recipe, Recipes
 from ..models import installed
 from ..models.model import Model
 from ..models.registry import REGISTRY, default_model, is_on_disk, model_folder
-from ..probes.probe import CONTRAST, FEATURES, Features, Probe
+from ..probes.probe import CONTRAST, FEATURES, Features, Probe, words_of
 from ..prompts.prompt import build_prompt
-from ..prompts.template import Template
-from ..server.job_queue import Job, Step
+from ..server.job_queue import Job, Step, Work
 from ..sweeps import comparison
 from ..tracing.findings import signed
 from ..tracing.result import TraceResult, TraceSettings
 from ..tracing.tracer import trace
 from ..tracing.view import KINDS, scale_end, unit_of
-from . import plain, theme
+from . import comparing_averages, open_settings, plain, sharing, theme
 from .as_table import as_table, panels_of
 from .charts import show_chart
-from .door import Guarded, Request
+from .door import Guarded, Request, Texts
 from .models_on_disk import describe
-from .probing import Reading, Reads, template_of, trained_for
+from .probing import (
+    Reads,
+    fill_prompt,
+    link_of,
+    reads_with,
+    template_in,
+    template_link,
+    template_of,
+    trained_for,
+    words_in,
+)
 from .prompt_choice import OWN_WORDS, WORDS, template_choice, words_choice
 from .saving import downloads
+from .sharing import one_of, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +101,52 @@ def comparing(
 
     A model that cannot be traced gets a sentence, and the others are traced all the same.
     """
+    names = [entry.name for entry in entries]
+    asks = Request.of_trace(names, text, template_of(reads), settings)
+    return Guarded(asks, _tracing_each(entries, reads, text, [settings] * len(entries), {}))
+
+
+def comparing_again(recipes: Sequence[Recipe]) -> Guarded:
+    """The work of the comparison that recipes are of, each model read by the recipe's own probe."""
+    first, *others = recipes
+    if any(recipe.text != first.text for recipe in others):
+        raise UserError("These traces are of different tweets, and cannot stand side by side.")
+    if any(recipe.model.precision != "float32" for recipe in recipes):
+        raise UserError(
+            f"Models are compared in float32 here; run the settings by `{COMMAND} run`."
+        )
+    entries = [Entry(recipe.model.name, recipe.model.untrained) for recipe in recipes]
+    names = [entry.name for entry in entries]
+    most = max(recipes, key=lambda recipe: recipe.settings.draws)
+    asks = Request.of_trace(names, first.text, first.probe.template, most.settings)
+    asks = replace(
+        asks,
+        prompts=tuple(
+            dict.fromkeys(
+                Texts((text,), recipe.probe.template)
+                for recipe in recipes
+                for text in (recipe.text, recipe.settings.counterfactual)
+                if text is not None
+            )
+        ),
+    )
+    given = dict(zip(entries, recipes, strict=True))
+    settings = [recipe.settings for recipe in recipes]
+    return Guarded(asks, _tracing_each(entries, "logit_pair", first.text, settings, given))
+
+
+def _tracing_each(
+    entries: Sequence[Entry],
+    reads: Reads,
+    text: str,
+    settings: Sequence[TraceSettings],
+    given: Mapping[Entry, Recipe],
+) -> Work:
+    """Trace every entry by its own settings.
+
+    Args:
+        given: recipes of entries, whose probe is taken and whose weights must be those.
+    """
 
     def work(job: Job) -> Iterator[Step]:
         done: list[Compared] = []
@@ -97,10 +157,15 @@ def comparing(
             model: Model | None = None
             try:
                 model = _load(entry, job)
-                probe = probes.get(entry.name) or _probe(model, entry, reads, text, job)
-                probes[entry.name] = probe
+                if entry in given:
+                    given[entry].model.check(model)
+                    probe = given[entry].probe
+                else:
+                    probe = probes.get(entry.name) or _probe(model, entry, reads, text, job)
+                    probes[entry.name] = probe
                 job.report(number / len(entries), plain(f"Tracing on {entry.label}"))
-                result = _traced(model, probe, text, settings, job, number, len(entries))
+                asked = settings[number]
+                result = _traced(model, probe, text, asked, job, number, len(entries))
                 done.append(
                     Compared(
                         entry,
@@ -120,8 +185,7 @@ def comparing(
         if all(compared.result is None for compared in done):
             raise UserError(done[0].says)
 
-    names = [entry.name for entry in entries]
-    return Guarded(Request.of_trace(names, text, template_of(reads), settings), work)
+    return work
 
 
 def _traced(
@@ -240,6 +304,11 @@ def entries_choice() -> list[Entry]:
         key="compare:twins",
         help="The same shape with random weights. What shows up there too is an artefact.",
     )
+    return entries_of(names, twins)
+
+
+def entries_of(names: Sequence[str], twins: Collection[str]) -> list[Entry]:
+    """Every model, and behind it its untrained twin where that is wanted."""
     return [
         Entry(name, untrained)
         for name in names
@@ -271,10 +340,146 @@ def settings_choice(names: Sequence[str]) -> tuple[Reads, TraceSettings]:
         )
         words = words_choice("compare:contrast") if reads == CONTRAST else WORDS
         template = template_choice(*names, key="compare:prompt")
-    asked: Reads = reads
-    if reads == CONTRAST or template != Template():
-        asked = Reading(reads, template, words)
-    return asked, TraceSettings(samples=samples, noise_scale=noise, seed=seed)
+    settings = TraceSettings(samples=samples, noise_scale=noise, seed=seed)
+    return reads_with(reads, template, words), settings
+
+
+# --- the address ---------------------------------------------------------------------------------
+
+ASKED = {
+    "probe": ("compare:features", "logit_pair", one_of((*FEATURE_CHOICES, CONTRAST))),
+    "samples": ("compare:samples", 10, within(2, 50, int)),
+    "noise": ("compare:noise", 3.0, within(0.5, 6.0, float)),
+    "seed": ("compare:seed", 0, within(0, 2**31 - 1, int)),
+}
+"""Parameters of the address: the widgets they are of, their defaults, how they are read."""
+
+SHOWN = {
+    "depth": ("compare:depth", "layer", one_of(("layer", "relative"))),
+    "share": ("compare:share", False, lambda written: written == "1"),
+}
+
+
+def follow_link() -> Guarded | None:
+    """At a visitor's first look, take what the address asks for; gives the work, where all of it
+    is on this disk."""
+    if st.session_state.get("compare:linked"):
+        return None
+    st.session_state["compare:linked"] = True
+    link = st.query_params.to_dict()
+    for name, (key, default, read) in (ASKED | SHOWN).items():
+        if name in link:
+            with suppress(ValueError):
+                if (value := read(link[name])) != default:
+                    st.session_state[key] = value
+    if "sweep" in link:
+        st.session_state["compare:what"] = "averages"
+        comparing_averages.follow_link(st.query_params.get_all("sweep"))
+        return None
+    if sharing.SETTINGS in link:
+        return open_settings.linked("compare")
+    if not (models := st.query_params.get_all("model")):
+        return None
+    if refused := next((name for name in models if not sharing.can_be_linked(name)), None):
+        sharing.refuse(
+            f"The model {refused!r} of this link is not on this disk; choose it below to fetch it."
+        )
+        return None
+    twins = [name for name in st.query_params.get_all("untrained") if name in models]
+    st.session_state.tweet = link.get("tweet", "")
+    st.session_state["compare:models"] = models[:MOST_MODELS]
+    st.session_state["compare:twins"] = twins
+    template, words = template_in(link, *models), words_in(link)
+    fill_prompt(template, words, "compare:contrast", "compare:prompt")
+    entries = entries_of(models[:MOST_MODELS], twins)
+    if len(entries) < 2 or not all(is_on_disk(name) for name in models):
+        return None
+    chosen = {name: st.session_state.get(key, default) for name, (key, default, _) in ASKED.items()}
+    settings = TraceSettings(
+        samples=chosen["samples"], noise_scale=chosen["noise"], seed=chosen["seed"]
+    )
+    reads = reads_with(chosen["probe"], template, words)
+    return comparing(entries, reads, st.session_state.tweet, settings)
+
+
+def write_address(share: sharing.Share) -> None:
+    """Put what was asked, and how it is shown, into the address."""
+    if share.question is not None and share.link is not None:
+        sharing.write({**share.question, **share.shown})
+    elif id := sharing.kept(share.slot):
+        sharing.write({sharing.SETTINGS: id, **share.shown})
+
+
+def shown_now() -> dict[str, str]:
+    """How comparisons are shown, as the address says it."""
+    said = {}
+    for name, (key, default, _) in SHOWN.items():
+        value = st.session_state.get(key)
+        if value not in (None, default):
+            said[name] = "1" if value is True else str(value)
+    return said
+
+
+def shared(view: View, depth: comparison_charts.Depth) -> sharing.Share:
+    """What a link to a comparison, and its code, are made from."""
+    results = view.results
+    return sharing.Share(
+        "compare",
+        _question(view),
+        shown_now(),
+        lambda: code.of_comparison(
+            [Recipe.of(result) for result in results],
+            [result.layers for result in results],
+            Beside(view.share, depth),
+        ),
+        [result.probe for result in results],
+    )
+
+
+def _question(view: View) -> dict[str, str | list[str]] | None:
+    """What this page has to be asked for such a comparison; None where no address can."""
+    first = view.results[0]
+    settings = first.settings
+    names = list(dict.fromkeys(one.entry.name for one in view.compared))
+    twins = [one.entry.name for one in view.compared if one.entry.untrained]
+    usual = TraceSettings(
+        samples=settings.samples, noise_scale=settings.noise_scale, seed=settings.seed
+    )
+    reads = _asked_for(first.probe)
+    ours = reads is not None and all(
+        _asked_for(one.probe) == reads and replace(one.settings, proxy="log_odds") == usual
+        for one in view.results
+    )
+    entries = entries_of(names, twins)
+    if not ours or entries != [one.entry for one in view.compared]:
+        return None
+    if not all(map(sharing.can_be_linked, names)):
+        return None
+    values = {
+        "samples": settings.samples,
+        "noise": settings.noise_scale,
+        "seed": settings.seed,
+    }
+    question: dict[str, str | list[str]] = {"tweet": first.prompt.tweet, "model": names}
+    question |= reads or {}
+    if twins:
+        question["untrained"] = twins
+    for name, value in values.items():
+        if value != ASKED[name][1]:
+            question[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return question
+
+
+def _asked_for(probe: Probe) -> dict[str, str] | None:
+    """What an address says that reads every model; None where this page cannot ask for it."""
+    if probe.is_contrast:
+        return link_of(probe)
+    words = (probe.words_positive, probe.words_negative)
+    ours = probe.features in FEATURE_CHOICES and words == words_of(probe.features, None)
+    if not ours or probe.dataset != pages.TWEETS:
+        return None
+    usual = probe.features == ASKED["probe"][1]
+    return ({} if usual else {"probe": probe.features}) | template_link(probe)
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -587,7 +792,7 @@ def sites_table(view: View) -> None:
 
 def save(view: View, depth: comparison_charts.Depth) -> None:
     """Everything of the comparison, to be taken away."""
-    caption = caption_of(view)
+    caption, share = caption_of(view), shared(view, depth)
     downloads(
         "compare",
         charts={
@@ -618,4 +823,6 @@ def save(view: View, depth: comparison_charts.Depth) -> None:
         },
         caption=caption,
         recipe=partial(Recipes.of, view.results),
+        share=share,
     )
+    write_address(share)

@@ -12,11 +12,15 @@ from ..charts import comparison as comparison_charts
 from ..charts import figures
 from ..charts.row_labels import label_reach
 from ..distribution import COMMAND
+from ..exporting import code
+from ..exporting.displays import Beside
+from ..exporting.sweep_recipe import SweepRecipe, SweepRecipes
 from ..server.job_queue import Job, Step
 from ..sweeps import comparison
 from ..sweeps.average import TOWARDS, Average, average
+from ..sweeps.study import Options
 from ..tracing.view import KINDS, scale_end
-from . import follow, job, plain, start, theme
+from . import follow, job, plain, sharing, start, theme
 from .as_table import as_table, panels_of
 from .charts import show_chart
 from .door import NO_MODEL, Guarded
@@ -29,6 +33,22 @@ if TYPE_CHECKING:
     from ..sweeps.store import Store
 
 MOST = 4
+
+
+def follow_link(wanted: Sequence[str]) -> None:
+    """Choose the sweeps that an address names, and average them as soon as they are drawn."""
+    from ..sweeps.store import sweeps
+
+    there = [store.id for store in sweeps() if store.finished()]
+    found = [next((id for id in there if id == name), None) for name in wanted[:MOST]]
+    if None in found or len(found) < 2:
+        sharing.refuse(
+            "A sweep of this link is not on this disk; ask for the settings file and run it by "
+            f"`{COMMAND} run`."
+        )
+        return
+    st.session_state["compare:sweeps"] = found
+    st.session_state["compare:sweeps:linked"] = True
 
 
 def averaging(stores: Sequence[Store], *, share: bool) -> Guarded:
@@ -78,12 +98,13 @@ def page(depth: comparison_charts.Depth, share: bool) -> None:
         key="compare:sweeps",
     )
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        if st.button(
+        pressed = st.button(
             "Compare averages", type="primary", key="compare:average", disabled=len(chosen) < 2
-        ):
+        )
+        if pressed or st.session_state.pop("compare:sweeps:linked", False):
             stores = [known[id] for id in chosen]
             start("compare averages", averaging(stores, share=share))
-            st.session_state["compare:averaged"] = share
+            st.session_state["compare:averaged"] = stores
         current = job("compare averages")
         shown = current.progress() if current else None
         if current is None or shown is None:
@@ -93,15 +114,16 @@ def page(depth: comparison_charts.Depth, share: bool) -> None:
     if shown.error:
         st.error(plain(shown.error), icon=":material/error:")
     if shown.partial:
-        _show(shown.partial, depth, bool(st.session_state.get("compare:averaged")))
+        _show(shown.partial, depth, st.session_state["compare:averaged"])
 
 
-def _show(averages: dict[str, Average], depth: comparison_charts.Depth, share: bool) -> None:
+def _show(
+    averages: dict[str, Average], depth: comparison_charts.Depth, stores: Sequence[Store]
+) -> None:
     cells = comparison.average_cells(averages)
-    if share:
-        cells = cells.assign(**{c: 100 * cells[c] for c in ("effect", "lower", "upper")})
+    cells = comparison_charts.in_shown_unit(cells, averages.values())
     first = next(iter(averages.values()))
-    unit = comparison_charts.SHARE_UNIT if share else str(first.about["measured_in"])
+    unit = comparison_charts.unit_of_averages(averages.values())
     layers = {name: int(average.about["layers"]) for name, average in averages.items()}
     totals = totals_of(averages)
     st.dataframe(
@@ -156,12 +178,24 @@ def _show(averages: dict[str, Average], depth: comparison_charts.Depth, share: b
         title="Average effects",
         caption=caption,
     )
+    options = Options(normalised=bool(first.about["normalised"]))
+    recipes = [partial(SweepRecipe.of, store, options) for store in stores[: len(averages)]]
+    share = sharing.Share(
+        "compare averages",
+        {"sweep": [store.id for store in stores[: len(averages)]]},
+        ({"share": "1"} if options.normalised else {})
+        | ({"depth": depth} if depth != "layer" else {}),
+        lambda: code.of_averages([make() for make in recipes], list(averages), Beside(depth=depth)),
+    )
     downloads(
         "compare averages",
         charts={"Averages": figure},
         tables={"Sweeps": lambda: totals, "Cells": lambda: cells},
         caption=caption,
+        recipe=lambda: SweepRecipes(tuple(make() for make in recipes)),
+        share=share,
     )
+    sharing.write({**(share.question or {}), **share.shown})
 
 
 def totals_of(averages: dict[str, Average]) -> pd.DataFrame:

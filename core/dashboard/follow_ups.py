@@ -14,6 +14,7 @@ import streamlit as st
 from .. import dashboard
 from ..charts import figures
 from ..charts import trace as trace_figures
+from ..exporting.recipe import Recipe
 from ..models.model import Contribution, Model
 from ..models.registry import availability
 from ..server.job_queue import Job, Step
@@ -34,7 +35,7 @@ from .cell_panel import asked_of, layer_line, with_reach
 from .charts import show_chart
 from .door import Guarded
 from .saving import downloads
-from .tracing import HOW, heatmaps
+from .tracing import FURTHER, HOW, heatmaps, shared
 
 if TYPE_CHECKING:
     import altair as alt
@@ -117,7 +118,7 @@ def _draw_words(result: TraceResult, found: pd.DataFrame) -> None:
         f"of {frame['samples'].iloc[0]} samples; lines are 95% t intervals, and bars whose "
         "interval holds zero are faded."
     )
-    _end("each word in turn", {"Each word": chart}, {"each word": lambda: frame}, said)
+    _end("each word in turn", {"Each word": chart}, {"each word": lambda: frame}, said, result)
 
 
 def _interval(row: pd.Series[Any]) -> str:
@@ -145,7 +146,7 @@ def _draw_noise(result: TraceResult, found: pd.DataFrame) -> None:
         f"Total effect, in {unit}, of noise of 1 to 5 standard deviations on the corrupted tokens; "
         f"lines are 95% t intervals over {result.settings.draws} samples."
     )
-    _end("noise", {"Noise": chart}, {"noise": lambda: found}, said)
+    _end("noise", {"Noise": chart}, {"noise": lambda: found}, said, result)
 
 
 def _use_noise(result: TraceResult, scale: float) -> None:
@@ -187,7 +188,14 @@ def _draw_another(result: TraceResult, other: TraceResult) -> None:
         f"{corrupted_with(other)} and {other.samples_done} sample"
         f"{'s' if other.samples_done != 1 else ''}."
     )
-    _end("two corruptions", {"Two corruptions": chart}, {"largest cells": lambda: frame}, said)
+    _end(
+        "two corruptions",
+        {"Two corruptions": chart},
+        {"largest cells": lambda: frame},
+        said,
+        result,
+        other,
+    )
 
 
 def _draw_reverse(result: TraceResult, other: TraceResult) -> None:
@@ -212,6 +220,8 @@ def _draw_reverse(result: TraceResult, other: TraceResult) -> None:
         {"Denoising and noising": chart},
         {"largest cells": partial(overlap, result, other)},
         said,
+        result,
+        other,
     )
 
 
@@ -245,7 +255,7 @@ def _draw_severed(result: TraceResult, found: dict[str, TraceResult]) -> None:
         "corrupted run: what is lost went through that path. Bands are 95% t "
         f"intervals over {result.samples_done} samples."
     )
-    _end("frozen paths", {"Frozen paths": chart}, {"frozen paths": lambda: frame}, said)
+    _end("frozen paths", {"Frozen paths": chart}, {"frozen paths": lambda: frame}, said, result)
 
 
 def _early_cell(result: TraceResult) -> tuple[int, int]:
@@ -290,9 +300,26 @@ def _beside(
     )
 
 
-def _end(key: str, charts: Charts, tables: Tables, caption: str) -> None:
+def _end(
+    key: str,
+    charts: Charts,
+    tables: Tables,
+    caption: str,
+    result: TraceResult,
+    other: TraceResult | None = None,
+) -> None:
+    """What stands below an answer.
+
+    Args:
+        result: the trace that was asked further.
+        other: the trace that answers.
+    """
     st.caption(dashboard.plain(caption))
-    downloads(key, charts=charts, tables=tables, caption=caption)
+    share = shared(View(result), None, other)
+    if other is None:
+        share = replace(share, code=None)
+    recipe = partial(Recipe.of, result)
+    downloads(key, charts=charts, tables=tables, caption=caption, recipe=recipe, share=share)
 
 
 # --- asking --------------------------------------------------------------------------------------
@@ -332,6 +359,9 @@ QUESTIONS = {
 }
 
 
+assert tuple(QUESTIONS) == FURTHER  # an address names them
+
+
 def ask_further(result: TraceResult, *, without: str = "") -> None:
     """The questions, one of them open, and its answer once it has been asked."""
     st.markdown("#### Further analyses")
@@ -365,7 +395,8 @@ def ask(name: str, result: TraceResult) -> None:
     job = dashboard.job(slot) if st.session_state.get(f"wanted:{name}") == wanted else None
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         pressed = st.button("Ask", key=f"ask:{name}:start", help="Computed in the background.")
-        if pressed:
+        if pressed or st.session_state.get("further:linked") == name:
+            st.session_state.pop("further:linked", None)
             st.session_state[f"wanted:{name}"] = wanted
             job = dashboard.start(slot, answering(question, result, settings))
         if job is None:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
+from pydantic import TypeAdapter, ValidationError
 
 from ..charts import figures, intervention
+from ..data.datasets import FileReading
+from ..distribution import COMMAND
 from ..errors import UserError
+from ..exporting import code
 from ..interventions.judging import NEUTRAL, HeldOut, hold_out
 from ..interventions.plan import Outcome, Plan, Sweep, What, carry_out
+from ..models.loading import identity_on_disk
+from ..models.registry import REGISTRY, availability
 from ..probes.library import key_of
-from ..probes.probe import Probe
+from ..probes.probe import CONTRAST, Probe, words_of
 from ..prompts.prompt import build_prompt
 from ..prompts.template import Template
 from ..server.job_queue import Job, Step
+from ..settings import changed
 from ..tracing.findings import token_of
 from ..tracing.view import KINDS, rounded, scale_end, unit_of
-from . import TWEETS, loaded_for, plain, switch, theme, tweets
+from . import TWEETS, loaded_for, open_settings, plain, sharing, switch, theme, tweets
 from .charts import show_chart
 from .door import Guarded, Request, Texts
-from .probing import Reads, template_of, trained_for
+from .probing import TRAINABLE, Reads, ask_for, probes_of, reads_with, template_of, trained_for
 from .saving import downloads
 from .tracing import heatmaps, prompt_of
 
@@ -85,9 +92,15 @@ def intervening(asked: Asked) -> Guarded:
     def work(job: Job) -> Iterator[Step]:
         loaded = loaded_for(job, asked.name)
         build_prompt(loaded, asked.plan.text, template)  # refused before any training
-        held = _held_out(job, loaded, asked)
+        probe = trained_for(job, loaded, asked.reads)
+        if plan.features == CONTRAST and _asked_of(plan) != _reads(probe):
+            raise UserError(
+                "The words of this intervention stand in the prompt as this page does not put "
+                f"them; carry it out by `{COMMAND} run`."
+            )
+        held = _held_out(job, loaded, probe)
         job.report(0.0, "Intervening")
-        yield from carry_out(loaded, held, asked.plan, keep=True, progress=job.report)
+        yield from carry_out(loaded, held, _read_by(plan, probe), keep=True, progress=job.report)
 
     other = () if plan.other is None else (Texts((plan.other,), template),)
     asks = Request(
@@ -96,9 +109,7 @@ def intervening(asked: Asked) -> Guarded:
     return Guarded(asks, work)
 
 
-def _held_out(job: Job, loaded: Model, asked: Asked) -> HeldOut:
-    probe = trained_for(job, loaded, asked.reads)
-
+def _held_out(job: Job, loaded: Model, probe: Probe) -> HeldOut:
     def show(done: int, total: int) -> None:
         job.report(
             done / max(1, total), "Splitting the tweets, and fitting the probe on four fifths"
@@ -120,12 +131,27 @@ def _split(identity: str, key: str, _model: Model, _probe: Probe, _show: Any) ->
 # --- what is asked -------------------------------------------------------------------------------
 
 
-def follow_link() -> None:
-    """Take tweet, kind, layer and position from the page's address, once."""
+def follow_link() -> Guarded | None:
+    """At a visitor's first look, take what the page's address asks for.
+
+    Returns:
+        The work, where the address has a whole plan; the widgets are then as the plan says. One
+        with a cell alone leaves the rest to be chosen.
+    """
     if st.session_state.get("intervention:linked"):
-        return
+        return None
     st.session_state["intervention:linked"] = True
     link = st.query_params.to_dict()
+    if link.get("sites") in KINDS:
+        st.session_state["intervention:shown"] = link["sites"]
+    try:
+        if sharing.SETTINGS in link:
+            return open_settings.linked("intervention")
+        if "what" in link:
+            return _of_address(link)
+    except UserError as mistake:
+        sharing.refuse(str(mistake))
+        return None
     if "tweet" in link:
         st.session_state.tweet = link["tweet"]
     numbers = [link.get(name, "") for name in ("layer", "position")]
@@ -134,6 +160,164 @@ def follow_link() -> None:
         st.session_state["intervention:where"] = "cell"
         if link["kind"] != "mlp":
             st.session_state["intervention:what"] = "replace"
+    return None
+
+
+def _of_address(link: Mapping[str, str]) -> Guarded | None:
+    known = {each.name for each in fields(Plan)} - {"model", "reading", "schema", "version"}
+    said: dict[str, Any] = {key: value for key, value in link.items() if key in known}
+    for side in ("good", "bad"):
+        if side in link:
+            said[side] = tuple(st.query_params.get_all(side))
+    said |= {"text": link.get("tweet", ""), "model": link.get("model", "")}
+    try:
+        plan = TypeAdapter(Plan).validate_python(said)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
+        raise UserError(f"The link is damaged at {place}; ask for the settings file.") from error
+    if not sharing.can_be_linked(plan.model) or availability(plan.model) == "to be downloaded":
+        raise UserError(
+            f"The model {plan.model!r} of this link is not on this disk; fetch it on the Compare "
+            "page first."
+        )
+    return of_plan(plan)
+
+
+def of_plan(plan: Plan) -> Guarded:
+    """The work of a plan, by the kept probe that it describes; the widgets are then as it says.
+
+    Raises:
+        UserError: the model or the probe is not here, or the data are none of this page's.
+    """
+    if plan.dataset != TWEETS or plan.reading != FileReading():
+        raise UserError(
+            f"This page judges by its own tweets, and the plan by {plan.dataset!r}; carry it out "
+            f"by `{COMMAND} run`."
+        )
+    name = plan.model
+    # A folder is not looked into before the door has let it in.
+    kept = probes_of(name) if sharing.can_be_linked(name) else {}
+    reads: Reads | None = next(
+        (each for each in kept.values() if _reads(each) == _asked_of(plan)), None
+    )
+    if reads is None and plan.features == CONTRAST:
+        target, distractor = (side[0].strip() for side in plan.words or words_of(CONTRAST, None))
+        reads = reads_with(CONTRAST, plan.template, (target, distractor))
+    elif reads is None and plan.features in TRAINABLE and plan.words is None:
+        reads = reads_with(plan.features, plan.template)
+    if reads is None:
+        raise UserError(
+            "The probe of this intervention is not kept here; train it on the Probes page first."
+        )
+    if name in REGISTRY:
+        st.session_state.model = name
+        ask_for(reads)
+    _fill_widgets(plan)
+    return intervening(Asked(name, reads, plan))
+
+
+AskedOf = tuple[str, Template, tuple[str, ...], tuple[str, ...]]
+
+
+def _reads(probe: Probe) -> AskedOf:
+    """What a probe reads, as a plan says it."""
+    features = probe.features
+    if features == "hidden":  # the best layer of these texts; of others it may be another
+        features = f"hidden:{probe.layer}"
+    sides = probe.words_positive, probe.words_negative
+    good, bad = ((), ()) if sides == words_of(probe.features, None) else sides
+    return features, probe.template.asked, good, bad
+
+
+def _asked_of(plan: Plan) -> AskedOf:
+    sides = plan.words or ((), ())
+    if sides == words_of(plan.features, None):
+        sides = (), ()
+    good, bad = sides
+    return plan.features, plan.template, tuple(good), tuple(bad)
+
+
+def _read_by(plan: Plan, probe: Probe) -> Plan:
+    """The plan with what its probe reads, so that its settings make it again elsewhere."""
+    features, template, good, bad = _reads(probe)
+    return replace(
+        plan,
+        features=features,
+        prompt=template.written,
+        prompt_format=template.format,
+        good=good,
+        bad=bad,
+    )
+
+
+def _fill_widgets(plan: Plan) -> None:
+    """Let the page's widgets say what a plan does."""
+    what = plan.what
+    values: dict[str, Any] = {
+        "what": what,
+        "wanted": plan.wanted or "other",
+        f"sweep:{3 if what in ('edit', 'steer') else 2}": plan.sweep or "none",
+        "controls": plan.controls,
+        "texts": plan.texts,
+        "samples": plan.samples,
+        "seed": plan.seed,
+    }
+    if what in ("edit", "replace"):
+        named = plan.layer is not None or plan.position is not None
+        values["where"] = "named" if named else "trace"
+        values["layer"] = plan.layer or 0
+        if plan.position is not None:
+            values[f"token:{plan.text}"] = plan.position
+    if what == "edit":
+        values |= {"strength:2.0": plan.strength, "prefixes": plan.prefixes}
+        values["target"] = plan.target or ""
+    elif what == "replace":
+        values |= {"kind": plan.kind, "fill": plan.fill, "count": plan.count}
+    else:
+        values |= {"source": plan.source, f"positions:{what}": plan.positions}
+        values |= {"after": plan.layer, "onwards": plan.onwards, "fill": plan.fill}
+        values |= {"strength:4.0": plan.strength, "other": plan.other or ""}
+    st.session_state.tweet = plan.text
+    for key, value in values.items():
+        st.session_state[f"intervention:{key}"] = value
+
+
+def write_address(outcome: Outcome) -> None:
+    """Put what was asked, and how it is shown, into the address."""
+    share = shared(outcome)
+    if share.question is not None and share.link is not None:
+        sharing.write({**share.question, **share.shown})
+    elif id := sharing.kept("intervention"):
+        sharing.write({sharing.SETTINGS: id, **share.shown})
+
+
+def shared(outcome: Outcome) -> sharing.Share:
+    """What a link to an outcome, and its code, are made from."""
+    plan = _whole_plan(outcome)
+    question: dict[str, str | list[str]] | None = None
+    default = plan.reading == FileReading() and plan.dataset == TWEETS
+    identity = outcome.trace_before.model_identity
+    if default and sharing.can_be_linked(plan.model) and identity == identity_on_disk(plan.model):
+        question = {"what": plan.what, "tweet": plan.text, "model": plan.model}
+        for name, value in changed(plan, but=("what", "text", "model")).items():
+            question[name] = list(value) if isinstance(value, tuple) else str(value)
+    kind = st.session_state.get("intervention:shown")
+    return sharing.Share(
+        "intervention",
+        question,
+        {} if kind in (None, _first_kind(plan)) else {"sites": kind},
+        lambda: code.of_intervention(plan),
+    )
+
+
+def _whole_plan(outcome: Outcome) -> Plan:
+    """The plan with its model's name."""
+    return replace(outcome.plan, model=outcome.trace_before.model_name)
+
+
+def _first_kind(plan: Plan) -> str:
+    """The kind of site whose traces are shown at first."""
+    return "mlp" if plan.what == "edit" else "hidden"
 
 
 def plan_choice(name: str, text: str, template: Template) -> Plan | None:
@@ -153,7 +337,6 @@ def plan_choice(name: str, text: str, template: Template) -> Plan | None:
         st.caption("Type the other tweet; the direction's size is taken from it.")
         return None
     try:
-        options |= {"prompt": template.written, "prompt_format": template.format}
         return Plan(what=what, text=text, model=name, **options)
     except UserError as mistake:
         st.error(plain(str(mistake)), icon=":material/error:")
@@ -422,7 +605,7 @@ def show_traces(outcome: Outcome) -> None:
         st.segmented_control(
             "Sites",
             list(KINDS),
-            default="mlp" if outcome.plan.what == "edit" else "hidden",
+            default=_first_kind(outcome.plan),
             format_func=KINDS.__getitem__,
             required=True,
             key="intervention:shown",
@@ -515,9 +698,14 @@ def save(outcome: Outcome) -> None:
     if strengths is not None and len(strengths) > 1:
         charts["By strength"] = partial(intervention.strength_curve, strengths, "log_odds")
         tables["by strength"] = lambda: strengths
-    recipe = partial(replace, outcome.plan, model=outcome.trace_before.model_name)
-    caption = intervention.caption_of(outcome)
-    downloads("intervention", charts=charts, tables=tables, caption=caption, recipe=recipe)
+    downloads(
+        "intervention",
+        charts=charts,
+        tables=tables,
+        caption=intervention.caption_of(outcome),
+        recipe=partial(_whole_plan, outcome),
+        share=shared(outcome),
+    )
 
 
 def peak_line(outcome: Outcome) -> str:

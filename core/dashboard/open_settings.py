@@ -1,8 +1,8 @@
-"""How does a saved trace come back? From its settings, or any file or address that holds them."""
+"""How does a saved result come back? From its settings, or any file, link or address with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,15 +10,20 @@ import streamlit as st
 from ..distribution import COMMAND
 from ..errors import UserError
 from ..exporting import embedded_settings
-from ..exporting.recipe import Recipe, open_recipes, read_recipes
+from ..exporting.recipe import Recipe, content_of
+from ..exporting.settings_files import Settings, read_settings
+from ..interventions.plan import Plan
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
-from . import follow, job, load, model, plain, start
+from . import follow, job, load, model, plain, sharing, start
 from .door import Guarded, Request
 from .tracing import steps
 
 if TYPE_CHECKING:
     from ..models.model import Model
+
+WHAT = {"trace": "trace", "compare": "comparison", "intervention": "intervention"}
+"""What the pages show, by the slot of the job that makes it."""
 
 ENDINGS = ("json", "png", "svg", "pdf", "html", "parquet", "zip")
 
@@ -26,7 +31,7 @@ ENDINGS = ("json", "png", "svg", "pdf", "html", "parquet", "zip")
 def opener(slot: str = "trace") -> None:
     """A popover that takes a file or an address and makes its trace again, as a job of the slot."""
     with st.popover("Open settings", icon=":material/folder_open:", key=f"open:{slot}"):
-        st.caption("Any figure, table or settings file saved here reproduces its trace.")
+        st.caption(f"Any figure, table or settings file saved here reproduces its {WHAT[slot]}.")
         st.file_uploader(
             "A saved file",
             ENDINGS,
@@ -63,7 +68,10 @@ def take_fetched(slot: str = "trace") -> None:
     if shown.error:
         st.session_state["open:refused"] = shown.error
     elif shown.state == "done":
-        _begin(slot, shown.partial)
+        try:
+            _begin(slot, shown.partial)
+        except UserError as mistake:
+            st.session_state["open:refused"] = str(mistake)
 
 
 def fetching(address: str) -> Guarded:
@@ -71,7 +79,8 @@ def fetching(address: str) -> Guarded:
 
     def work(job: Job) -> Iterator[Step]:
         job.report(0.0, plain(f"Fetching {address}"))
-        yield 1.0, open_recipes(address, progress=lambda done: job.report(0.0))
+        content = content_of(address, progress=lambda done: job.report(0.0))
+        yield 1.0, read_settings(content, address)
 
     asks = Request(models=(), prompts=(), samples=0, owner="Opening an address")
     return Guarded(asks, work)
@@ -82,11 +91,11 @@ def repeating(recipe: Recipe) -> Guarded:
 
     def fetch(job: Job) -> None:
         job.report(0.0, "Loading the model")
-        recipe.fetch(fetching=lambda done, total: job.report(done / max(total, 1)))
+        recipe.model.fetch(fetching=lambda done, total: job.report(done / max(total, 1)))
 
     def work(job: Job) -> Iterator[Step]:
         loaded = _loaded(recipe)
-        recipe.check(loaded)
+        recipe.model.check(loaded)
         yield from steps(job, loaded, recipe.probe, recipe.text, recipe.settings)
 
     asks = Request.of_trace(
@@ -115,11 +124,9 @@ def _of_file(slot: str) -> None:
     if file is None:
         return
     try:
-        recipes = read_recipes(file.getvalue(), file.name)
+        _begin(slot, read_settings(file.getvalue(), file.name))
     except UserError as mistake:
         st.session_state["open:refused"] = str(mistake)
-        return
-    _begin(slot, recipes)
 
 
 def _of_address(slot: str) -> None:
@@ -133,15 +140,72 @@ def _of_address(slot: str) -> None:
     start(_slot_of_fetching(slot), fetching(address), fetches=True)
 
 
-def _begin(slot: str, recipes: Sequence[Recipe]) -> None:
-    """Put the recipe's text into the field, and begin; or say why not."""
-    recipe, *others = recipes
-    if others:
+def _begin(slot: str, settings: Settings) -> None:
+    """Put the settings' text into the field, and begin; or say why not."""
+    work = works()[slot](settings)
+    if work is None:
         st.session_state["open:refused"] = (
-            f"The file holds {len(recipes)} traces, and this page shows one; run it by "
+            f"The file holds no {WHAT[slot]}; open it on the page that saved it, or run it by "
             f"`{COMMAND} run`."
         )
         return
-    st.session_state.tweet = recipe.text
-    st.session_state.pop("question", None)  # an address could not say all of it
-    start(slot, repeating(recipe))
+    start(slot, work)
+
+
+def works() -> Mapping[str, Callable[[Settings], Guarded | None]]:
+    """What each page makes of settings: its work, or None where they are another page's."""
+    from .comparing import comparing_again
+    from .intervening import of_plan
+
+    def trace(settings: Settings) -> Guarded | None:
+        recipes = recipes_in(settings)
+        if len(recipes) != 1:
+            return None
+        st.session_state.tweet = recipes[0].text
+        st.session_state.pop("question", None)  # an address could not say all of it
+        return repeating(recipes[0])
+
+    def compare(settings: Settings) -> Guarded | None:
+        recipes = recipes_in(settings)
+        if len(recipes) < 2:
+            return None
+        work = comparing_again(recipes)
+        st.session_state.tweet = recipes[0].text
+        return work
+
+    def intervention(settings: Settings) -> Guarded | None:
+        return of_plan(settings) if isinstance(settings, Plan) else None
+
+    return {"trace": trace, "compare": compare, "intervention": intervention}
+
+
+def recipes_in(settings: Settings) -> list[Recipe]:
+    """The recipes of traces among settings."""
+    if isinstance(settings, Plan):
+        return []
+    return [each for each in settings if isinstance(each, Recipe)]
+
+
+def linked(slot: str) -> Guarded | None:
+    """The work of the settings that the address names; None where there is none, which is said."""
+    try:
+        found = sharing.linked_settings()
+        if found is None:
+            return None
+        id, settings = found
+        work = works()[slot](settings)
+    except UserError as mistake:
+        sharing.refuse(str(mistake))
+        return None
+    if work is None:
+        sharing.refuse("The settings of this link are of another page.")
+        return None
+    st.session_state["kept:next"] = id
+    return work
+
+
+def begin(slot: str, work: Guarded) -> None:
+    """Begin what an address asks for."""
+    start(slot, work)
+    if id := st.session_state.pop("kept:next", ""):
+        sharing.note_kept(slot, id)

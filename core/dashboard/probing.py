@@ -11,12 +11,15 @@ import streamlit as st
 
 from ..data.readable import readable_texts
 from ..errors import UserError
+from ..exporting import code
 from ..models.loading import has_chat_template, identity_on_disk
 from ..models.model import Model
+from ..models.registry import REGISTRY
 from ..probes.contrast import contrast
 from ..probes.library import (
     comes_with_sentitrace,
     forget,
+    is_kept,
     keep,
     kept_folder,
     kept_probes,
@@ -30,7 +33,7 @@ from ..prompts.template import TWEET, Template
 from ..server.job_queue import Job, Step
 from ..server.limits import limits
 from ..storage.cache import cannot_keep
-from . import TWEETS, job, load, loaded_for, plain, tweets
+from . import TWEETS, job, load, loaded_for, plain, sharing, tweets
 from .data_choice import Data
 from .door import Guarded, Request, Texts
 from .prompt_choice import OWN_WORDS, WORDS, template_choice, words_choice
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 TRAINABLE: tuple[Features, ...] = ("logit_pair", "probabilities")
 """Features of the probes that a run trains by itself, on the tweets."""
+
+WORD_FIELDS = ("target", "distractor")
 
 PROBE_MEGABYTES = 50  # of a file that is imported
 
@@ -77,11 +82,20 @@ class Reading:
         return contrast(loaded, *self.spoken(loaded.tokenizer), self.template)
 
     def spoken(self, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
-        """The words as they stand in the text: after a space, where the prompt does not end so."""
-        before = self.template.rendered(tokenizer).around("")
-        space = "" if not before or before[-1].isspace() else " "
-        target, distractor = (f"{space}{word.strip()}" for word in self.words)
-        return target, distractor
+        """The words as they stand in the text."""
+        return _spoken(self.words, self.template.rendered(tokenizer))
+
+
+def _spoken(words: tuple[str, str], around: Template) -> tuple[str, str]:
+    """Words after a space, where the prompt does not end so.
+
+    Args:
+        around: as the tokenizer has written it.
+    """
+    before = around.around("")
+    space = "" if not before or before[-1].isspace() else " "
+    target, distractor = (f"{space}{word.strip()}" for word in words)
+    return target, distractor
 
 
 Reads = Features | Probe | Reading
@@ -216,7 +230,7 @@ def probe_choice(name: str) -> Reads:
         st.caption("Not trained yet for this model: the first run takes a few minutes more.")
     else:
         st.caption(accuracy_line(probe))
-    return chosen if template == Template() else Reading(chosen, template)
+    return reads_with(chosen, template)
 
 
 def accuracy_line(probe: Probe) -> str:
@@ -260,16 +274,32 @@ def choice_of(probe: Probe) -> str:
     return CONTRAST if probe.is_contrast else of_tweets(probe) or key_of(probe)
 
 
-def link_of(probe: Probe) -> dict[str, str]:
-    """What an address says of a probe: how `probe_choice` is asked for it."""
+def link_of(probe: Probe) -> dict[str, str] | None:
+    """What an address says of a probe: how `probe_choice` is asked for it.
+
+    None where it cannot be: the probe is not kept, or its words stand in the prompt as no field
+    puts them.
+    """
+    if probe.is_contrast:
+        said = words_link(probe)
+        return None if said is None else {"probe": CONTRAST, **said, **template_link(probe)}
     features = _trained_by_itself(probe)
-    if not probe.is_contrast and features is None:
-        return {"probe": key_of(probe)}
-    link = {"probe": CONTRAST if features is None else features}
-    if features is None:
-        target, distractor = (word.strip() for word in probe.words)
-        link |= {"target": target, "distractor": distractor}
-    template = probe.template
+    if features is not None:
+        return {"probe": features, **template_link(probe)}
+    return {"probe": key_of(probe)} if is_kept(probe) else None
+
+
+def words_link(probe: Probe) -> dict[str, str] | None:
+    """What an address says of a contrast's words; None where no field asks for just these."""
+    target, distractor = words = tuple(word.strip() for word in probe.words)
+    if _spoken((target, distractor), probe.template) != probe.words:
+        return None
+    return dict(zip(WORD_FIELDS, words, strict=True))
+
+
+def template_link(probe: Probe) -> dict[str, str]:
+    """What an address says of what stands around a tweet; nothing of the usual."""
+    template, link = probe.template, {}
     if template.written != Template().written:
         link["prompt"] = f"{template.before}{TWEET}{template.suffix}"
     if template.format != "raw":
@@ -277,31 +307,95 @@ def link_of(probe: Probe) -> dict[str, str]:
     return link
 
 
-def take_link(name: str, link: Mapping[str, str]) -> Template:
-    """Ask `probe_choice` what an address says of the probe, and give what stands around a tweet."""
-    kept = probes_of(name)
-    asked = link.get("probe", "")
-    if asked in {*TRAINABLE, CONTRAST, *kept}:
-        st.session_state.features = asked
-    if asked in kept:
-        return kept[asked].template
-    for word in ("target", "distractor"):
-        if word in link:
-            st.session_state[f"contrast:{word}"] = link[word][:100]
+def take_link(name: str, link: Mapping[str, str]) -> Reads | None:
+    """What an address says that reads a run; `probe_choice` then asks for the same.
+
+    Returns:
+        None where the probe is not kept here.
+    """
+    # A folder is not looked into before the door has let it in.
+    kept = probes_of(name) if sharing.can_be_linked(name) else {}
+    asked = link.get("probe", TRAINABLE[0])
+    if asked not in {*TRAINABLE, CONTRAST, *kept}:
+        return None
+    reads = kept.get(asked) or reads_with(asked, template_in(link, name), words_in(link))
+    if name in REGISTRY:
+        ask_for(reads)
+    return reads
+
+
+def template_in(link: Mapping[str, str], *names: str) -> Template:
+    """What an address asks for around a tweet, read by models of these names."""
     template = Template()
-    if TWEET in (written := link.get("prompt", "")[:2000]):
-        st.session_state.prompt = written
+    if (written := link.get("prompt", "")[:2000]).count(TWEET) == 1:
         before, _, suffix = written.partition(TWEET)
         template = Template(suffix, before)
-    if link.get("format") == "chat" and has_chat_template(name):
-        st.session_state["prompt:format"] = "chat"
-        template = replace(template, format="chat")
-    return template
+    chat = any(has_chat_template(name) for name in names if sharing.can_be_linked(name))
+    return replace(template, format="chat") if link.get("format") == "chat" and chat else template
+
+
+def words_in(link: Mapping[str, str]) -> tuple[str, str]:
+    """The words of a contrast that an address asks for."""
+    target, distractor = (
+        link.get(name, word)[:100] for name, word in zip(WORD_FIELDS, WORDS, strict=True)
+    )
+    return target, distractor
+
+
+def reads_with(features: Features, template: Template, words: tuple[str, str] = WORDS) -> Reads:
+    """What reads a run where no probe is chosen."""
+    if features == CONTRAST or template != Template():
+        return Reading(features, template, words)
+    return features
+
+
+def ask_for(reads: Reads) -> None:
+    """Have the widgets of `probe_choice` ask for what reads a run."""
+    if isinstance(reads, Probe):
+        st.session_state.features = choice_of(reads)
+        if of_tweets(reads) is None:
+            return
+    else:
+        st.session_state.features = reads if isinstance(reads, str) else reads.features
+    words = reads.words if isinstance(reads, Reading) else WORDS
+    fill_prompt(template_of(reads), words, "contrast", "prompt")
+
+
+def fill_prompt(template: Template, words: tuple[str, str], contrast: str, prompt: str) -> None:
+    """Have the fields of `words_choice` and `template_choice`, by their keys, say these."""
+    st.session_state[prompt] = f"{template.before}{TWEET}{template.suffix}"
+    st.session_state[f"{prompt}:format"] = template.format
+    for name, word in zip(WORD_FIELDS, words, strict=True):
+        st.session_state[f"{contrast}:{name}"] = word
 
 
 def asked_elsewhere() -> bool:
     """Whether another page has just asked for a trace."""
     return bool(st.session_state.pop("asked", False))
+
+
+def follow_link() -> None:
+    """At a visitor's first look, show the probe that the address names."""
+    if "probes:linked" in st.session_state:
+        return
+    st.session_state["probes:linked"] = True
+    name, key = st.query_params.get("model", ""), st.query_params.get("shown", "")
+    if not key:
+        return
+    if name in REGISTRY and key in probes_of(name):
+        st.session_state.model = name
+        st.session_state.shown = key
+    else:
+        sharing.refuse("The probe of this link is not kept here; ask for its file and import it.")
+
+
+def shared(key: str, probe: Probe) -> sharing.Share:
+    """What a link to a probe's report, and its code, are made from."""
+    question = None
+    if is_kept(probe):
+        question = {"model": probe.model_name, "shown": key}
+        sharing.write(question)
+    return sharing.Share("probe", question, {}, lambda: code.of_probe(probe))
 
 
 def kept_choice(name: str, trained: Trained | None) -> tuple[str, Probe] | None:

@@ -1,4 +1,4 @@
-"""How does a person take away what a page shows? One "Save" button for all of it.
+"""How does a person take away what a page shows? One button for all of it.
 
 A file is made when its button is pressed, by Streamlit and outside the page's run. What there is to
 tell of it (the drawing library broke off; characters that no font has) is handed to the run that
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import streamlit as st
 
@@ -31,6 +31,7 @@ from ..exporting.figure_files import (
 )
 from ..exporting.table_files import TABLE_MIME, table_bytes
 from . import plain
+from .sharing import Repeatable, Share, code_choice, link_choice
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,13 +46,8 @@ Told: TypeAlias = SimpleQueue[tuple[float, bool, list[str]]]
 
 WAIT = 1.0  # seconds: between looks for a file, and that a press is told of late
 CALLED = {"png": "PNG", "svg": "SVG", "pdf": "PDF", "html": "HTML", "json": "Vega-Lite"}
+FORMS = {"files": "Files", "link": "Link", "python": "Python", "command": "Command"}
 TABLE_CALLED = {"csv": "CSV", "parquet": "Parquet", "json": "JSON"}
-
-
-class Repeatable(Protocol):
-    """What a recipe is to a file: a JSON text."""
-
-    def to_json(self) -> str: ...  # noqa: D102
 
 
 def downloads(
@@ -61,8 +57,9 @@ def downloads(
     tables: Tables,
     caption: str,
     recipe: Callable[[], Repeatable] | None = None,
+    share: Share | None = None,
 ) -> None:
-    """A popover that saves figures, tables, all of it as ZIP, and the settings.
+    """A popover that saves figures, tables, all of it as ZIP, and the settings; and shares a view.
 
     Nothing is made, rendered or serialised before it is asked for: the page gives what makes a
     file, and the press of its button calls it, outside the page's run. So it may read nothing of
@@ -72,15 +69,45 @@ def downloads(
         key: of the widgets; one for each place on a page.
         charts, tables: what makes each, by what a person calls it.
         recipe: what makes the settings that make the numbers again; every file but CSV holds them.
+        share: what a link to the view, and its code, are made from.
     """
     with suppress(NotDrawn):  # said where a figure is asked for
         renderer().start()  # so that the first figure is drawn as soon as a later one
-    with st.popover("Save", icon=":material/download:", key=f"save:{key}"):
+    label = "Save" if share is None else "Save and share"
+    with st.popover(label, icon=":material/download:", key=f"save:{key}"):
         # A choice in here draws this again, and not the page.
-        st.fragment(_choices)(key, charts, tables, caption, recipe)
+        st.fragment(_choices)(key, charts, tables, caption, recipe, share)
 
 
 def _choices(
+    key: str,
+    charts: Charts,
+    tables: Tables,
+    caption: str,
+    recipe: Callable[[], Repeatable] | None,
+    share: Share | None,
+) -> None:
+    form = "files"
+    if share is not None:
+        forms = FORMS if share.code is not None else {k: FORMS[k] for k in ("files", "link")}
+        form = st.segmented_control(
+            "Take away",
+            list(forms),
+            default="files",
+            format_func=forms.__getitem__,
+            required=True,
+            key=f"share:{key}",
+            label_visibility="collapsed",
+        )
+    if share is not None and form == "link":
+        link_choice(key, share, recipe)
+    elif share is not None and form != "files":
+        code_choice(key, share, form, recipe)
+    else:
+        _files(key, charts, tables, caption, recipe)
+
+
+def _files(
     key: str,
     charts: Charts,
     tables: Tables,

@@ -6,9 +6,12 @@ then read from what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -16,7 +19,12 @@ from ..charts import figures
 from ..charts.row_labels import Labels
 from ..charts.row_labels import Rows as Labelled
 from ..errors import UserError
+from ..exporting import code
+from ..exporting.recipe import Recipe
+from ..models.loading import identity_on_disk
+from ..models.model import Contribution
 from ..models.registry import REGISTRY, availability, default_model
+from ..patching.sites import KINDS as KINDS_TRACED
 from ..patching.sites import Kind
 from ..probes.library import key_of
 from ..probes.probe import Probe
@@ -33,6 +41,7 @@ from ..tracing.findings import health_of
 from ..tracing.result import (
     PROXIES,
     Corruption,
+    Direction,
     Proxy,
     Rows,
     TraceResult,
@@ -44,11 +53,12 @@ from ..tracing.result import (
 from ..tracing.tracer import trace_progressively
 from ..tracing.verdict import Alternative, alternatives, word_effects
 from ..tracing.view import AROUND, KINDS, Around, View, rounded, short_unit
-from . import loaded_for, model, plain, switch, theme
+from . import loaded_for, model, plain, sharing, switch, theme
 from .as_table import as_table
 from .charts import show_chart
 from .door import Guarded, Request
 from .probing import Reads, link_of, probes_of, take_link, template_of, trained_for
+from .sharing import one_of, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +88,9 @@ LABELS = {"unit": "Effect", "rows": "Rows", "around": "Template rows", "panels":
 UNTIL: dict[Until, str] = {"settled": "Until settled", "all": "All cells"}
 RESTORED: dict[Rows, str] = {"tokens": "One token", "words": "A word"}
 EDITED: dict[Edited, str] = {"last": "Its last token", "all": "All of it"}
+FURTHER = ("words", "corruption", "reverse", "severed", "noise")
+"""Further analyses, as an address names them."""
+
 LONG = 24  # rows; more of them scroll inside the figure
 WINDOW = 520  # pixels of the figure that scrolls
 NOISE, SAMPLES, MOST_SAMPLES = 3.0, 10, 50
@@ -346,7 +359,7 @@ def settings_choice(asked: TraceSettings | None) -> TraceSettings | None:
     return replace(
         asked,
         samples=samples,
-        total_samples=min(TOTAL_SAMPLES, limits().samples or TOTAL_SAMPLES) if draws else None,
+        total_samples=_total_samples() if draws else None,
         noise_scale=noise_scale,
         seed=seed,
         window=window,
@@ -481,70 +494,67 @@ def _exchange(proposal: Any) -> str:
 # --- the address ---------------------------------------------------------------------------------
 
 
-def _one_of(options: Collection[str]) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        if value not in options:
-            raise ValueError(value)
-        return value
-
-    return read
-
-
-def _within(low: float, high: float, kind: type) -> Callable[[str], Any]:
-    def read(value: str) -> Any:
-        number = kind(value)
-        if not low <= number <= high:
-            raise ValueError(value)
-        return number
-
-    return read
-
-
 ASKED: dict[str, tuple[Any, Callable[[str], Any]]] = {
-    "how": ("noise", _one_of(HOW)),
-    "corrupt": ("tweet", _one_of(SPANS)),
-    "noise": (NOISE, _within(0.5, 6.0, float)),
-    "samples": (SAMPLES, _within(1, MOST_SAMPLES, int)),
-    "window": (None, _within(1, 48, int)),
-    "seed": (0, _within(0, 2**31 - 1, int)),
-    "until": ("settled", _one_of(UNTIL)),
-    "restored": ("tokens", _one_of(RESTORED)),
-    "edited": ("last", _one_of(EDITED)),
+    "how": ("noise", one_of(HOW)),
+    "corrupt": ("tweet", one_of(SPANS)),
+    "noise": (NOISE, within(0.5, 6.0, float)),
+    "samples": (SAMPLES, within(1, MOST_SAMPLES, int)),
+    "window": (None, within(1, 48, int)),
+    "seed": (0, within(0, 2**31 - 1, int)),
+    "until": ("settled", one_of(UNTIL)),
+    "restored": ("tokens", one_of(RESTORED)),
+    "edited": ("last", one_of(EDITED)),
 }
 """Widgets whose values stand in the address: their defaults, and how they are read from it."""
 
+BEYOND: dict[str, tuple[Any, Callable[[str], Any]]] = {
+    "direction": ("restore", one_of(get_args(Direction))),
+    "severed": (None, one_of(get_args(Contribution))),
+    "every": (1, within(1, 48, int)),
+    "kinds": (KINDS_TRACED, lambda written: tuple(map(one_of(KINDS_TRACED), written.split(".")))),
+    "total": (None, lambda written: None if written == "none" else within(1, 999, int)(written)),
+}
+"""What an address can ask and no widget can, such as noising; settings files and links do."""
+
 SHOWN: dict[str, tuple[Any, Callable[[str], Any]]] = {
-    "proxy": ("log_odds", _one_of(PROXIES)),
-    **{name: (next(iter(options)), _one_of(options)) for name, options in VIEWS.items()},
+    "proxy": ("log_odds", one_of(PROXIES)),
+    **{name: (next(iter(options)), one_of(options)) for name, options in VIEWS.items()},
 }
 """The same of how a result is shown."""
 
 
-def follow_link() -> None:
-    """At a visitor's first look, ask what the address asks; what it cannot mean is left out."""
+def follow_link() -> Guarded | None:
+    """At a visitor's first look, ask what the address asks; what it cannot mean is left out.
+
+    Returns:
+        The work, where no widgets can ask for it; else None, and they are as the address says.
+    """
     if "linked" in st.session_state:
-        return
+        return None
     st.session_state.linked = True
     link = st.query_params.to_dict()
-    for key, (default, read) in (ASKED | SHOWN).items():
-        if key in link:
-            try:
-                value = read(link[key])
-            except ValueError:
-                continue
-            if value != default:
-                st.session_state[key] = value
-    name = link.get("model", "")
-    template = Template()
-    if name in REGISTRY:
-        if name != default_model()[0]:
-            st.session_state.model = name
-        template = take_link(name, link)
+    values = _values(link, ASKED | SHOWN)
+    for key, value in values.items():
+        if value != (ASKED | SHOWN)[key][0]:
+            st.session_state[key] = value
     if "cell" in link:
         st.session_state.cell = _cell_of(link["cell"])
-    text = link.get("tweet", "")[:2000]
+    if link.get("further") in FURTHER:
+        st.session_state.further = st.session_state["further:linked"] = link["further"]
+        if link.get("against") in HOW:
+            st.session_state["other corruption"] = link["against"]
+    if sharing.SETTINGS in link:
+        from .open_settings import linked
+
+        return linked("trace")
+    name = link.get("model", "")
+    if name in REGISTRY and name != default_model()[0]:
+        st.session_state.model = name
+    reads = take_link(name, link)
+    template = Template() if reads is None else template_of(reads)
+    text = link.get("tweet", "")
     if not text:
-        return
+        return None
     st.session_state.tweet = text
     chosen = [int(number) for number in link.get("span", "").split(".") if number.isdecimal()]
     for part in ("words", "tokens"):
@@ -552,8 +562,65 @@ def follow_link() -> None:
             field = _field(part, text, template)
             st.session_state[field] = _there(name, text, template, part, chosen)
     if "other" in link:
-        st.session_state[f"other:{text}"] = link["other"][:2000]
-    st.session_state.asked = name in REGISTRY and availability(name) != "to be downloaded"
+        st.session_state[f"other:{text}"] = link["other"]
+    if reads is None:
+        sharing.refuse(
+            "The probe or the model of this link is not kept here; ask for the settings file and "
+            "open that."
+        )
+        return None
+    there = sharing.can_be_linked(name) and availability(name) != "to be downloaded"
+    if not there or not (BEYOND.keys() & link.keys() or name not in REGISTRY):
+        st.session_state.asked = there
+        return None
+    try:
+        settings = _asked_by(link, chosen)
+    except UserError as mistake:
+        sharing.refuse(str(mistake))
+        return None
+    return tracing(name, reads, text, settings, anyway=True)
+
+
+def _values(
+    link: Mapping[str, str], known: Mapping[str, tuple[Any, Callable[[str], Any]]]
+) -> dict[str, Any]:
+    """What an address says of these; what it cannot mean is left out."""
+    values = {}
+    for key, (_, read) in known.items():
+        if key in link:
+            with suppress(ValueError):
+                values[key] = read(link[key])
+    return values
+
+
+def _asked_by(link: Mapping[str, str], chosen: Sequence[int]) -> TraceSettings:
+    """The settings that an address asks for."""
+    said = {key: default for key, (default, _) in (ASKED | BEYOND).items()}
+    said["total"] = _total_samples()
+    said |= _values(link, ASKED | BEYOND)
+    corrupt: str | tuple[int, ...] = "tweet"
+    if said["corrupt"] == "tokens" and chosen:
+        corrupt = tuple(chosen)
+    elif said["corrupt"] == "words" and chosen:
+        corrupt = f"word:{chosen[0]}"
+    draws = said["how"] in ("noise", "uniform")
+    return TraceSettings(
+        kinds=said["kinds"],
+        samples=said["samples"],
+        total_samples=said["total"] if draws else None,
+        noise_scale=said["noise"],
+        seed=said["seed"],
+        window=said["window"],
+        corrupt=corrupt,
+        corruption=said["how"],
+        counterfactual=link.get("other") if said["how"] == "counterfactual" else None,
+        edited=said["edited"],
+        direction=said["direction"],
+        severed=said["severed"],
+        rows=said["restored"],
+        every=said["every"],
+        until=said["until"],
+    )
 
 
 def _there(name: str, text: str, template: Template, part: str, chosen: list[int]) -> list[int]:
@@ -576,25 +643,65 @@ def write_address(result: TraceResult | None, cell: figures.Cell | None) -> None
     Args:
         result: None for the example, which needs no asking.
     """
-    link = {} if result is None else _question(result)
+    asked: Mapping[str, Any] = {}
+    if result is not None:
+        question = _question(result)
+        if question is not None and len(urlencode(question)) <= sharing.LONGEST:
+            asked = question
+        elif id := sharing.kept("trace"):
+            asked = {sharing.SETTINGS: id}
+    sharing.write({**asked, **_shown(cell)})
+
+
+def shared(
+    view: View, cell: figures.Cell | None, other: TraceResult | None = None
+) -> sharing.Share:
+    """What a link to a view of a trace, and its code, are made from.
+
+    Args:
+        other: the trace that a further analysis made, whose code is wanted instead.
+    """
+    result = view.result
+    if other is not None:
+        view = View(other, share=True)
+    recipe = partial(Recipe.of, view.result)
+    done = replace(result.settings, samples=max(1, result.samples_done))
+    if result.settings.corruption not in ("noise", "uniform"):
+        done = result.settings
+    return sharing.Share(
+        "trace",
+        _question(replace(result, settings=done)),
+        _shown(cell),
+        lambda: code.of_trace(recipe(), view),
+        (result.probe,),
+    )
+
+
+def _shown(cell: figures.Cell | None) -> dict[str, str]:
+    """How a trace is shown, as the address says it."""
+    link = {}
     for key, (default, _) in SHOWN.items():
         value = st.session_state.get(key, default)
         if value not in (default, None):
             link[key] = value
     if cell is not None:
         link["cell"] = "-".join(map(str, cell))
-    if link != st.query_params.to_dict():
-        st.query_params.from_dict(link)
+    if further := st.session_state.get("further"):
+        link["further"] = further
+        if further == "corruption" and (against := st.session_state.get("other corruption")):
+            link["against"] = against
+    return link
 
 
-def _question(result: TraceResult) -> dict[str, str]:
-    """What this page has to be asked for such a result; nothing, where it cannot be asked."""
+def _question(result: TraceResult) -> dict[str, str] | None:
+    """What this page has to be asked for such a result; None where no address can."""
     settings = result.settings
-    plain_ones = (settings.direction, settings.severed, settings.every) == ("restore", None, 1)
-    if not plain_ones or result.model_name not in REGISTRY:
-        return {}
-    link = {"tweet": result.prompt.tweet, "model": result.model_name}
-    link |= link_of(result.probe)
+    name = result.model_name
+    if not sharing.can_be_linked(name) or result.model_identity != identity_on_disk(name):
+        return None  # a folder, a twin, another precision, or a model of before
+    if (reads := link_of(result.probe)) is None:
+        return None
+    link = {"tweet": result.prompt.tweet, "model": name, **reads}
     if settings.corruption != "noise":
         link["how"] = settings.corruption
     if settings.counterfactual is not None:
@@ -611,12 +718,26 @@ def _question(result: TraceResult) -> dict[str, str]:
         "until": settings.until,
         "restored": settings.rows,
         "edited": settings.edited,
+        "direction": settings.direction,
+        "severed": str(settings.severed),
+        "every": str(settings.every),
+        "kinds": ".".join(settings.kinds),
     }
     for key, value in numbers.items():
-        default = ASKED[key][0]
+        default = (ASKED | BEYOND)[key][0]
+        if isinstance(default, tuple):
+            default = ".".join(default)
         if value != (f"{default:g}" if isinstance(default, float) else str(default)):
             link[key] = value
+    draws = settings.corruption in ("noise", "uniform")
+    if draws and settings.total_samples != _total_samples():
+        link["total"] = str(settings.total_samples).lower()
     return link
+
+
+def _total_samples() -> int:
+    """Noise samples of the total effect that this page asks for."""
+    return min(TOTAL_SAMPLES, limits().samples or TOTAL_SAMPLES)
 
 
 def _cell_of(written: str) -> figures.Cell | None:

@@ -6,21 +6,22 @@ Results ask for it by `core.showing.Shown`; a new kind of result is a function m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import NotDrawn, UserError
 from ..interventions.plan import Outcome
-from ..models.loading import DTYPES
 from ..probes.scores import Report
+from ..settings import described
 from ..showing import Shown
 from ..sweeps import comparison
 from ..sweeps.average import Average
+from ..sweeps.average_findings import cells, finding
 from ..tracing.findings import findings
 from ..tracing.result import TraceResult
-from ..tracing.view import View
+from ..tracing.view import View, unit_of
 from .figure_files import export_figure, figure_bytes, specification
 from .recipe import Recipe, Recipes
 from .table_files import TABLE_MIME, export_table
@@ -99,9 +100,14 @@ def display_of(result: object) -> Display:
 
 @display_of.register
 def _trace(result: TraceResult) -> Display:
+    return replace(_view(View(result)), table=result.frame)
+
+
+@display_of.register
+def _view(view: View) -> Display:
     from ..charts.figures import trace_heatmaps
 
-    view = View(result)
+    result = view.result
 
     def figure() -> alt.TopLevelMixin:
         if not result.has_cells:
@@ -110,26 +116,15 @@ def _trace(result: TraceResult) -> Display:
 
     return Display(
         figure,
-        result.frame,
+        lambda: view.frame,
         (f"{view.headline}.", view.effect_line, *view.findings.sentences),
-        lambda: _recipe(result).to_json(),
+        lambda: Recipe.of(result).to_json(),
     )
-
-
-def _recipe(result: TraceResult) -> Recipe:
-    return Recipe.of(result, precision=_precision(result.model_identity))
-
-
-def _precision(identity: str) -> str:
-    """In which products were made; identities of before did not say it (`core.models.identity`)."""
-    *_, precision, _ = ("", *identity.rsplit(".", 2))
-    return precision if precision in DTYPES else "float32"
 
 
 @display_of.register
 def _average(result: Average) -> Display:
     from ..charts import average as charts
-    from ..sweeps.average_findings import cells, finding
 
     found = finding(result)
 
@@ -188,33 +183,77 @@ def _outcome(result: Outcome) -> Display:
 # --- side by side --------------------------------------------------------------------------------
 
 
+Depth = Literal["layer", "relative"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """How results stand side by side.
+
+    Attributes:
+        share: effects of traces in percent of each one's total effect; an average says by itself
+            what its effects are.
+        depth: relative depth puts models of any number of layers on one axis.
+    """
+
+    share: bool = described(False, "Effects in percent of each trace's own total effect.")
+    depth: Depth = described("layer", "How depth is drawn: in layers, or relative.")
+
+
 @dataclass(frozen=True)
 class SideBySide(Shown):
     """Traces of one text, by their names: of several models, or under several settings."""
 
     traces: dict[str, TraceResult]
+    how: Beside = Beside(share=True)
 
 
-def show(*results: TraceResult, names: Sequence[str] | None = None) -> SideBySide:
-    """Traces of one text side by side, in percent of each one's total effect.
+@dataclass(frozen=True)
+class AveragesSideBySide(Shown):
+    """Averages of several sweeps, by their names."""
+
+    averages: dict[str, Average]
+    how: Beside = Beside()
+
+
+def show(
+    *results: TraceResult | Average,
+    names: Sequence[str] | None = None,
+    share: bool = True,
+    depth: Depth = "layer",
+) -> SideBySide | AveragesSideBySide:
+    """Traces of one text, or averages, side by side.
 
     Args:
-        names: what each trace is called; by default its model, numbered where that is not enough.
+        names: what each is called; by default its model, numbered where that is not enough.
+        share, depth: see `Beside`.
 
     Raises:
-        UserError: there is none, they are not of one text, or names and traces do not go together.
+        UserError: there is none, traces are not of one text, traces and averages are mixed, or
+            names and results do not go together.
     """
     if names is None:
-        models = [result.model_name for result in results]
+        models = [
+            result.model_name if isinstance(result, TraceResult) else str(result.about["model"])
+            for result in results
+        ]
         names = [
             f"{name} ({i})" if models.count(name) > 1 else name for i, name in enumerate(models, 1)
         ]
     if len(names) != len(results) or len(set(names)) < len(names):
         raise UserError(
-            f"{len(results)} traces need as many different names, not {', '.join(names)}."
+            f"{len(results)} results need as many different names, not {', '.join(names)}."
         )
-    comparison.align(results)
-    return SideBySide(dict(zip(names, results, strict=True)))
+    traces = [result for result in results if isinstance(result, TraceResult)]
+    averages = [result for result in results if isinstance(result, Average)]
+    if traces and averages:
+        raise UserError("A trace and an average cannot stand side by side; show them apart.")
+    how = Beside(share, depth)
+    if averages:
+        comparison.average_cells(dict(zip(names, averages, strict=True)))
+        return AveragesSideBySide(dict(zip(names, averages, strict=True)), how)
+    comparison.align(traces)
+    return SideBySide(dict(zip(names, traces, strict=True)), how)
 
 
 @display_of.register
@@ -225,14 +264,15 @@ def _side_by_side(result: SideBySide) -> Display:
     found = {name: findings(trace) for name, trace in traces.items()}
 
     def table() -> pd.DataFrame:
-        return comparison.cells(list(traces.values()), list(traces))
+        return comparison.cells(list(traces.values()), list(traces), share=result.how.share)
 
     def figure() -> alt.TopLevelMixin:
         text = next(iter(traces.values())).prompt.tweet
         return charts.panels(
             table(),
             {name: trace.layers for name, trace in traces.items()},
-            unit=charts.SHARE_UNIT,
+            unit=charts.SHARE_UNIT if result.how.share else unit_of(next(iter(traces.values()))),
+            depth=result.how.depth,
             nothing=[name for name, said in found.items() if said.health.ok is False],
             title=f"\u201c{text}\u201d",
         )
@@ -241,5 +281,27 @@ def _side_by_side(result: SideBySide) -> Display:
         figure,
         table,
         tuple(f"{name}: {said.sentence}" for name, said in found.items()),
-        lambda: Recipes(tuple(map(_recipe, traces.values()))).to_json(),
+        lambda: Recipes.of(list(traces.values())).to_json(),
     )
+
+
+@display_of.register
+def _averages_side_by_side(result: AveragesSideBySide) -> Display:
+    from ..charts import comparison as charts
+
+    averages = result.averages
+
+    def table() -> pd.DataFrame:
+        return charts.in_shown_unit(comparison.average_cells(averages), averages.values())
+
+    def figure() -> alt.TopLevelMixin:
+        return charts.panels(
+            table(),
+            {name: int(average.about["layers"]) for name, average in averages.items()},
+            unit=charts.unit_of_averages(averages.values()),
+            depth=result.how.depth,
+            title="Average effects",
+        )
+
+    said = (f"{name}: {finding(average).effect}." for name, average in averages.items())
+    return Display(figure, table, tuple(said))

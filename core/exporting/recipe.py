@@ -42,12 +42,12 @@ TOLERANCE = 1e-3
 """Of numbers that are the same but for the order of sums on another machine, relative."""
 
 _TWIN = " (untrained)"
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-@checked(frozen=True, config=_STRICT)
+@checked(frozen=True, config=STRICT)
 class ModelOrigin:
     """Which weights were traced."""
 
@@ -61,8 +61,37 @@ class ModelOrigin:
         if self.precision not in DTYPES:
             raise ValueError(f"the precision {self.precision!r} is not known")
 
+    def fetch(self, *, fetching: Callable[[int, int], None] | None = None) -> None:
+        """Download the model at its revision, if it is not on disk."""
+        if not is_on_disk(self.name) and not Path(self.name).is_dir():
+            _download(self.name, self.revision, fetching)
 
-@checked(frozen=True, config=_STRICT)
+    def load(
+        self,
+        *,
+        device: str | Device | None = None,
+        fetching: Callable[[int, int], None] | None = None,
+    ) -> Model:
+        """The model, downloaded at its revision if it is not on disk.
+
+        Raises:
+            ValueError: it cannot be had.
+        """
+        self.fetch(fetching=fetching)
+        return load_model(self.name, device=device, dtype=self.precision, untrained=self.untrained)
+
+    def check(self, model: Model) -> None:
+        """Refuse another model: other weights, configuration or tokenizer."""
+        if not same_model(self.identity, model.identity):
+            at = f" at revision {self.revision[:12]}" if self.revision else ""
+            raise UserError(
+                f"The recipe was made with {self.name!r}{at}, and the weights here are "
+                "others, or their config.json or tokenizer is; remove that model and fetch the "
+                "revision, or give the folder it is in."
+            )
+
+
+@checked(frozen=True, config=STRICT)
 class Found:
     """What the trace found, to compare with when it is made again; in units of the proxy."""
 
@@ -100,12 +129,8 @@ class Recipe:
             raise ValueError("the words are not the probe's")
 
     @classmethod
-    def of(cls, result: TraceResult, *, precision: str = "float32") -> Recipe:
-        """The recipe of a result: of its samples so far, however it came to end.
-
-        Args:
-            precision: of the model, see `core.models.loading.DTYPES`.
-        """
+    def of(cls, result: TraceResult) -> Recipe:
+        """The recipe of a result: of its samples so far, however it came to end."""
         settings, identity = result.settings, result.model_identity
         drawn = settings.corruption in ("noise", "uniform")
         return cls(
@@ -114,7 +139,7 @@ class Recipe:
                 identity=identity,
                 revision=_revision(result),
                 untrained=_is_twin(identity),
-                precision=precision,
+                precision=_precision(identity),
             ),
             text=result.prompt.tweet,
             suffix=result.probe.suffix,
@@ -199,42 +224,9 @@ class Recipe:
         Raises:
             ValueError: the model cannot be had, or has other weights by now.
         """
-        loaded = self.load(device=device, fetching=fetching) if model is None else model
-        self.check(loaded)
+        loaded = self.model.load(device=device, fetching=fetching) if model is None else model
+        self.model.check(loaded)
         return trace(loaded, self.probe, self.text, self.settings, keep=keep, progress=progress)
-
-    def load(
-        self,
-        *,
-        device: str | Device | None = None,
-        fetching: Callable[[int, int], None] | None = None,
-    ) -> Model:
-        """The recipe's model, downloaded at its revision if it is not on disk.
-
-        Raises:
-            ValueError: it cannot be had.
-        """
-        name = self.model.name
-        self.fetch(fetching=fetching)
-        return load_model(
-            name, device=device, dtype=self.model.precision, untrained=self.model.untrained
-        )
-
-    def fetch(self, *, fetching: Callable[[int, int], None] | None = None) -> None:
-        """Download the recipe's model at its revision, if it is not on disk."""
-        name = self.model.name
-        if not is_on_disk(name) and not Path(name).is_dir():
-            _download(name, self.model.revision, fetching)
-
-    def check(self, model: Model) -> None:
-        """Refuse another model: other weights, configuration or tokenizer."""
-        if not same_model(self.model.identity, model.identity):
-            at = f" at revision {self.model.revision[:12]}" if self.model.revision else ""
-            raise UserError(
-                f"The recipe was made with {self.model.name!r}{at}, and the weights here are "
-                "others, or their config.json or tokenizer is; remove that model and fetch the "
-                "revision, or give the folder it is in."
-            )
 
     def difference(self, result: TraceResult) -> str:
         """One sentence on what came out differently, empty where nothing did."""
@@ -274,6 +266,12 @@ def _revision(result: TraceResult) -> str | None:
     return None if description is None else description.get("revision")
 
 
+def _precision(identity: str) -> str:
+    """In which products were made; identities of before did not say it (`core.models.identity`)."""
+    *_, precision, _ = ("", *identity.rsplit(".", 2))
+    return precision if precision in DTYPES else "float32"
+
+
 def _is_twin(identity: str) -> bool:
     return identity.startswith("untrained-")
 
@@ -310,9 +308,9 @@ class Recipes:
     recipes: tuple[Recipe, ...]
 
     @classmethod
-    def of(cls, results: Sequence[TraceResult], *, precision: str = "float32") -> Recipes:
+    def of(cls, results: Sequence[TraceResult]) -> Recipes:
         """The recipes of several results."""
-        return cls(tuple(Recipe.of(result, precision=precision) for result in results))
+        return cls(tuple(map(Recipe.of, results)))
 
     def to_json(self) -> str:
         """The recipes as JSON, as `read_recipes` reads it."""
@@ -350,7 +348,22 @@ def open_recipes(
     allow_private: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Recipe, ...]:
-    """The recipes in a file, or behind an address that begins with http:// or https://.
+    """The recipes in a file or behind an address; arguments are those of `content_of`.
+
+    Raises:
+        ValueError: it cannot be read, or holds no recipe that can be used.
+    """
+    content = content_of(source, allow_private=allow_private, progress=progress)
+    return read_recipes(content, str(source))
+
+
+def content_of(
+    source: str | Path,
+    *,
+    allow_private: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> bytes:
+    """What is in a file, or behind an address that begins with http:// or https://.
 
     Args:
         allow_private: fetch from this machine and its network too, see
@@ -358,18 +371,16 @@ def open_recipes(
         progress: called with the bytes that have been fetched.
 
     Raises:
-        ValueError: it cannot be read, or holds no recipe that can be used.
+        ValueError: it cannot be read.
     """
     if str(source).startswith(("http://", "https://")):
-        content = addresses.fetch(
+        return addresses.fetch(
             str(source),
             most_bytes=embedded_settings.MOST_BYTES,
             allow_private=allow_private,
             progress=progress,
         )
-        return read_recipes(content, str(source))
     try:
-        content = Path(source).read_bytes()
+        return Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"The recipe {str(source)!r} cannot be read: {error.strerror}.") from error
-    return read_recipes(content, str(source))

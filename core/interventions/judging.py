@@ -35,10 +35,11 @@ from ..data.readable import readable_texts
 from ..distribution import ASSETS
 from ..errors import UserError
 from ..models.model import Model
+from ..probes.contrast import contrast
 from ..probes.encoding import Encoding, encode
 from ..probes.encoding import Progress as Encoded
 from ..probes.library import probe_for
-from ..probes.probe import Probe, check_model, word_tokens
+from ..probes.probe import CONTRAST, Probe, Words, check_model, word_tokens, words_of
 from ..probes.scores import score
 from ..probes.training import (
     FOLDS,
@@ -277,6 +278,7 @@ def held_out_of(
     features: str,
     *,
     template: Template | str = DEFAULT_SUFFIX,
+    words: Words | None = None,
     tweets: pd.DataFrame | None = None,
     read_as: str = "",
     progress: Share | None = None,
@@ -287,6 +289,8 @@ def held_out_of(
 
     Args:
         template: what stands around a text.
+        features, words: of the probe, see `core.probes.training.train_probe`; the features
+            "contrast" train none and read the words (`core.probes.contrast`).
         tweets: the data set, where it has been loaded, and `read_as`, how.
 
     Raises:
@@ -304,15 +308,20 @@ def held_out_of(
         labelled = load_labelled(dataset)
         tweets, read_as = labelled.frame, labelled.read_as()
         said = labelled.describe() if labelled.refused else ""
-    probe = probe_for(
-        model,
-        tweets,
-        features=features,
-        template=template,
-        dataset=dataset,
-        read_as=read_as,
-        progress=share,
-    )
+    if features == CONTRAST:
+        (target,), (distractor,) = words_of(features, words)
+        probe = contrast(model, target, distractor, template)
+    else:
+        probe = probe_for(
+            model,
+            tweets,
+            features=features,
+            template=template,
+            words=words,
+            dataset=dataset,
+            read_as=read_as,
+            progress=share,
+        )
     neutral: list[str] = []
     if dataset in BUILT_IN:
         everything = load_dataset(dataset, min_rating=0.0)

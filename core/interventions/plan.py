@@ -14,6 +14,7 @@ out, and how the outcome is judged.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -28,11 +29,12 @@ from ..data.datasets import FileReading
 from ..errors import UserError
 from ..models.model import Model
 from ..patching.sites import Kind
-from ..prompts.prompt import Prompt, build_prompt
+from ..probes.probe import Words
+from ..prompts.prompt import DEFAULT_WORDS, Prompt, build_prompt
 from ..prompts.template import DEFAULT_SUFFIX, Format, Template
 from ..prompts.token_labels import token_label
 from ..settings import described
-from ..showing import Shown
+from ..showing import Shown, Told, teller
 from ..tracing.findings import EARLY_LAYERS
 from ..tracing.result import Proxy, TraceResult, TraceSettings, read_proxy
 from ..tracing.tracer import trace
@@ -45,6 +47,7 @@ from .judging import (
     Wanted,
     correlation,
     flipped,
+    held_out_of,
     judged_frame,
     log_odds_under,
     moved,
@@ -98,6 +101,9 @@ TOKENS = 8
 """Next tokens that are listed before and after."""
 
 
+_WORD = 'The {0} word, one token; verbalizers take several.  [default: " {1}"]'
+
+
 @dataclass(frozen=True)
 class Plan:
     """One intervention on one tweet, and how it is judged.
@@ -116,8 +122,8 @@ class Plan:
         source, positions: of a direction, see `core.interventions.steering`.
         kind, count: which sites are ablated, and how many of the largest.
         texts: 0: none.
-        features, prompt, prompt_format, dataset: of the probe; model: its name. They say where the
-            plan was made.
+        features, prompt, prompt_format, good, bad, dataset: of the probe; no words: those that go
+            with what it reads. model: its name. They say where the plan was made.
         reading: how the data set is read, where it is a file.
     """
 
@@ -161,6 +167,8 @@ class Plan:
     prompt_format: Format = described(
         "raw", "chat: in the model's chat template.", option="--format", choices=("raw", "chat")
     )
+    good: tuple[str, ...] = described((), _WORD.format("positive", "good"), multiple=True)
+    bad: tuple[str, ...] = described((), _WORD.format("negative", "bad"), multiple=True)
     dataset: str = described("vader-tweets", "Labelled texts.", option="--data", metavar="NAME")
     reading: FileReading = FileReading()
     model: str = ""
@@ -206,6 +214,13 @@ class Plan:
                 f"Only an edit and steering have a strength to sweep, not {self.what!r}."
             )
         self.edit_settings("")
+
+    @property
+    def words(self) -> Words | None:
+        """The probe's words, where they are not those that go with what it reads."""
+        if not (self.good or self.bad):
+            return None
+        return self.good or (DEFAULT_WORDS[0],), self.bad or (DEFAULT_WORDS[1],)
 
     def edit_settings(self, target: str) -> EditSettings:
         """The settings of its edit."""
@@ -339,6 +354,31 @@ class _Progress:
     def __call__(self, share: float) -> None:
         if self.report is not None:
             self.report(min(1.0, self.done + self.part * share))
+
+
+def intervene(
+    model: Model,
+    plan: Plan,
+    *,
+    held: HeldOut | None = None,
+    keep: bool = False,
+    progress: Told | None = None,
+) -> Outcome:
+    """Carry out an intervention and its controls; see `carry_out`.
+
+    Args:
+        held: the texts that judge it; by default the plan's data set, split.
+        progress: called with the share of the work done after the texts are read, or True for a
+            bar.
+
+    Raises:
+        UserError: the tweet, the plan or its data set cannot be used.
+    """
+    held = held or held_out_of(
+        model, plan.dataset, plan.features, template=plan.template, words=plan.words
+    )
+    show = teller(progress, "Intervening")
+    return deque(carry_out(model, held, plan, keep=keep, progress=show), maxlen=1)[0][1]
 
 
 def carry_out(

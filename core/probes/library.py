@@ -53,6 +53,11 @@ def key_of(probe: Probe) -> str:
     return _path_of(probe).stem
 
 
+def is_kept(probe: Probe) -> bool:
+    """Whether just this probe is there for everybody: kept, or come with SentiTrace."""
+    return _path_of(probe).is_file() or comes_with_sentitrace(probe)
+
+
 def kept_probes(model_identity: str) -> list[Probe]:
     """Every kept probe of just this model and precision, and those that come with SentiTrace.
 

@@ -38,6 +38,7 @@ from ..prompts.prompt import Prompt, build_prompt
 from ..prompts.template import Template
 from ..prompts.token_roles import TWEET, roles_of
 from ..settings import described
+from ..showing import Told, teller
 from ..statistics import Array
 from ..storage import cache
 from ..tracing.corruption import default_window
@@ -99,6 +100,42 @@ class Selection:
             raise UserError(f"The seed must be 0 or more, not {self.seed}.")
 
 
+def sweep(
+    model: Model,
+    probe: Probe,
+    tweets: pd.DataFrame,
+    settings: TraceSettings | None = None,
+    *,
+    selection: Selection | None = None,
+    roles: Sequence[str] | None = None,
+    most_tokens: int | None = None,
+    data: str = "",
+    drawn: bool = False,
+    progress: Told | None = None,
+) -> Store:
+    """Trace many tweets; what of just this sweep is on disk is not traced again.
+
+    Args:
+        progress: called with the share of the sweep that is done, or True for a bar.
+
+    All other arguments, and what is raised, are those of `create`.
+    """
+    store = create(
+        model,
+        probe,
+        tweets,
+        settings,
+        selection=selection,
+        roles=roles,
+        most_tokens=most_tokens,
+        data=data,
+        drawn=drawn,
+    )
+    for _ in run(model, store, progress=teller(progress, "Tracing tweets")):
+        pass
+    return store
+
+
 def create(
     model: Model,
     probe: Probe,
@@ -111,6 +148,7 @@ def create(
     together: int | None = None,
     data: str = "",
     owner: str = "",
+    drawn: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Store:
     """Make the store of a sweep, or open it where just this sweep is there already.
@@ -132,6 +170,7 @@ def create(
             other devices will do the work (a cluster), say `MOST_TOGETHER`.
         data: what a person calls the data.
         owner: who makes it, see `Store.owner`; a store that is there keeps its own.
+        drawn: the tweets are those of a store already, `choose`n by the selection.
         progress: called with the share of the tweets that were looked at.
 
     Raises:
@@ -148,7 +187,7 @@ def create(
             f"A sweep over pairs needs the column {missing[0]!r}; load the data by "
             "core.load_pairs, or sweep with noise, uniform noise or the mean embedding."
         )
-    chosen = choose(model, probe, tweets, selection, progress)
+    chosen = tweets if drawn else choose(model, probe, tweets, selection, progress)
     settings = replace(
         settings,
         seconds=None,

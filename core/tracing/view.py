@@ -15,6 +15,8 @@ import numpy as np
 
 from ..patching.gradients import STEPS
 from ..patching.sites import Kind
+from ..settings import described
+from ..showing import Shown
 from .estimate import Estimate
 from .findings import RULE, Findings, by_words, findings
 from .findings import cells as cells_of
@@ -44,7 +46,7 @@ SMALLEST_SCALE = 1e-12  # a largest effect below this is rounding, and gets no s
 
 
 @dataclass(frozen=True)
-class View:
+class View(Shown):
     """A trace, and how it is shown; each part is made when it is first asked for, and once.
 
     Attributes:
@@ -60,11 +62,19 @@ class View:
 
     result: TraceResult
     verdict: TraceResult | None = None
-    share: bool = False
-    words: bool = False
-    kind: Kind | None = None
+    share: bool = described(False, "Figure: effects in percent of the total effect.")
+    words: bool = described(
+        False, "Figure: a row for every word, that of its last token.", option="--by-word"
+    )
+    kind: Kind | None = described(
+        None, "Figure: this kind of site alone.", option="--only", unset="all that are traced"
+    )
     estimate: Estimate | None = None
-    around: Around = "after"
+    around: Around = described(
+        "after",
+        "Figure: rows of the tokens of a chat template, or of a text ahead of the tweet.",
+        option="--template-rows",
+    )
 
     @property
     def judged(self) -> TraceResult:

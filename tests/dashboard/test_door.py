@@ -150,6 +150,18 @@ WORKS = {
             intervening.Asked(name, w.probe, Plan("steer", text, samples=n, controls=0, texts=1))
         ),
     ),
+    "comparing.comparing_again": (
+        ALL,
+        lambda w, name, text, n: comparing.comparing_again(
+            [_recipe(w, each, text, n) for each in ("gpt2", name)]
+        ),
+    ),
+    "intervening.of_plan": (
+        ALL,
+        lambda w, name, text, n: intervening.of_plan(
+            Plan("steer", text, model=name, samples=n, controls=0, texts=1)
+        ),
+    ),
     "cell_panel.looking": (
         ALL,
         lambda w, name, text, n: cell_panel.looking(w.traced(name, text, n), ("mlp", 1, 2)),

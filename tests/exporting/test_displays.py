@@ -135,7 +135,7 @@ def test_traces_of_one_text_stand_side_by_side(result, tmp_path):
     held = json.loads(embedded_settings.read(both.save(tmp_path / "both.svg").read_bytes()))
     assert [one["settings"]["proxy"] for one in held["traces"]] == ["log_odds", "log_ratio"]
     assert list(core.show(result, read).traces) == [f"{result.model_name} ({i})" for i in (1, 2)]
-    with pytest.raises(ValueError, match="2 traces need as many different names, not one"):
+    with pytest.raises(ValueError, match="2 results need as many different names, not one"):
         core.show(result, read, names=["one"])
     with pytest.raises(ValueError, match="There is no trace to compare"):
         core.show()

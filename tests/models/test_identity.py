@@ -259,7 +259,7 @@ def test_the_example_and_files_of_before_are_of_the_embedded_model(embedded_mode
     example = load()
     assert same_model(example.model_identity, embedded_model.identity)
     recipe = Recipe.from_json(Recipe.of(example).to_json())
-    recipe.check(embedded_model)
+    recipe.model.check(embedded_model)
     again = total_effects(
         embedded_model, recipe.probe, recipe.text, TraceSettings(samples=1), scales=[3]
     )

@@ -80,12 +80,12 @@ def offers(monkeypatch):
     for recipe in (Recipe, Recipes):
         monkeypatch.setattr(recipe, "of", noting("recipe", recipe.of))
 
-    def choices(key, charts, tables, caption, recipe):
+    def choices(key, charts, tables, caption, recipe, share):
         parts = [
             {name: noting("part", make) for name, make in of.items()} for of in (charts, tables)
         ]
         offered[key] = (*parts, caption, recipe)
-        draw(key, *offered[key])
+        draw(key, *offered[key], share)
 
     monkeypatch.setattr(saving, "_choices", choices)
     return offered
