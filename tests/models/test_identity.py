@@ -183,7 +183,7 @@ def keys_of(model) -> dict[str, object]:
     }
 
 
-NOT_OF_A_MODEL = {"models", "datasets", "downloads", "locks", "logs"}
+NOT_OF_A_MODEL = {"models", "datasets", "downloads", "links", "locks", "logs"}
 
 
 def test_every_cache_of_a_model_is_known_here():
