@@ -1,5 +1,6 @@
 """Code that makes a result again: read back by the commands, and run."""
 
+import json
 import shlex
 from dataclasses import fields, replace
 from typing import get_args
@@ -145,13 +146,26 @@ PLANS = [
         features="hidden:1",
         good=(" day",),
         bad=(" bad",),
-        suffix=" I am",
+        prompt="Review: {tweet} I am",
+    ),
+    Plan(
+        "steer",
+        TWEET,
+        model="gpt2",
+        layer=1,
+        controls=0,
+        texts=2,
+        samples=2,
+        features="contrast",
+        good=(" day",),
+        bad=(" bad",),
+        prompt=" I am",
     ),
     Plan("replace", TWEET, model="gpt2", kind="mlp", count=2, controls=1, texts=2, samples=2),
 ]
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.what)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.what} {plan.features}")
 def test_a_command_reads_a_plan_back(plan):
     ((_, _, name, *said),) = as_a_shell_reads(code.of_intervention(plan).command)
     found = main.commands[name].make_context(name, said).params
@@ -201,7 +215,7 @@ def test_the_code_of_a_twin_and_of_another_probe(world, tmp_path):
         model,
         tweets,
         features="verbalizers",
-        suffix=" It is",
+        template=" It is",
         words=((" good", " day"), (" bad", " hours")),
         dataset="vader-tweets",
     )
@@ -211,6 +225,98 @@ def test_the_code_of_a_twin_and_of_another_probe(world, tmp_path):
     equal(run_python(made)["result"].frame(), result.frame())
     run_commands(made, tmp_path)
     equal(pd.read_csv(tmp_path / "cells.csv")[["effect"]], result.frame()[["effect"]])
+
+
+CHAT = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture
+def chatting(tmp_path):
+    """A model with a chat template, in a folder."""
+    folder = save_folder(tmp_path / "chatting", layers=2)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": CHAT}))
+    return load_model(folder)
+
+
+AROUND = [
+    core.Template(),
+    core.Template.of("Review: {tweet} It is"),
+    core.Template(" It is", "Is it good? ", "chat"),
+    core.Template(format="chat"),
+]
+
+
+@pytest.mark.parametrize("template", AROUND, ids=["usual", "both sides", "chat", "usual chat"])
+@pytest.mark.parametrize("reads", ["probe", "contrast"])
+def test_the_code_says_what_stands_around_the_tweet(world, chatting, template, reads, tmp_path):
+    _, tweets = world
+    if reads == "contrast":
+        probe = core.contrast(chatting, " day", " bad", template)
+    else:
+        probe = probe_for(chatting, tweets, template=template, dataset="vader-tweets")
+    result = core.trace(chatting, probe, "-bad day", TraceSettings(samples=2, seed=1))
+    view = View(result, around="all")
+    made = code.of_trace(Recipe.of(result), view)
+    assert not made.file
+    names = run_python(made)
+    assert names["probe"] == probe
+    assert names["result"].prompt == result.prompt
+    equal(names["result"].frame(), result.frame())
+    equal(names["view"].frame, view.frame)
+    run_commands(made, tmp_path)
+    equal(pd.read_csv(tmp_path / "cells.csv")[["effect"]], result.frame()[["effect"]])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"coefficients": (2.0, -1.0)},
+        {"suffix": " so {tweet}"},
+        {"prompt_format": "chat", "opening": "Today is 28 November 2026."},
+    ],
+    ids=["other numbers", "no such prompt", "a date"],
+)
+def test_a_contrast_that_words_do_not_make_comes_from_the_settings_file(world, changed):
+    probe = core.contrast(world[0], " day", " bad")
+    recipe = Recipe.of(core.trace(world[0], probe, TWEET, TraceSettings(samples=1)))
+    probe = replace(probe, **changed)
+    assert code.of_trace(replace(recipe, probe=probe, suffix=probe.suffix)).file
+
+
+def test_the_code_of_a_comparison_and_a_sweep_says_contrast_and_prompt(world, tmp_path):
+    model, tweets = world
+    probe = core.contrast(model, " day", " bad", "Review: {tweet} It is")
+    twin = load_model("gpt2", untrained=True)
+    results = [core.trace(each, probe, TWEET, TraceSettings(**QUICK)) for each in (model, twin)]
+    made = code.of_comparison(list(map(Recipe.of, results)), [3, 3], Beside(share=False))
+    assert not made.file
+    for result, again in zip(results, run_python(made)["results"], strict=True):
+        equal(again.frame(), result.frame())
+    run_commands(made, tmp_path)
+    table = core.display_of(core.show(*results, share=False)).table()
+    equal(pd.read_csv(tmp_path / "cells.csv")[["effect"]], table[["effect"]])
+    store = core.sweep(
+        model,
+        probe,
+        tweets,
+        TraceSettings(samples=1, kinds=("mlp",)),
+        data="vader-tweets",
+        selection=Selection(n=4),
+    )
+    average = core.average(store)
+    made = code.of_average(SweepRecipe.of(store))
+    assert not made.file
+    store.remove()
+    names = run_python(made)
+    assert names["store"].id == store.id
+    equal(names["result"].frame, average.frame)
+    names["store"].remove()
+    run_commands(made, tmp_path)
+    equal(pd.read_csv(tmp_path / "cells.csv")[["mean"]], average.frame[["mean"]])
 
 
 @pytest.mark.parametrize("strange", ["another probe", "a null", "half a character"])
@@ -325,7 +431,7 @@ def test_a_settings_file_makes_averages_of_any_texts_again(world, tmp_path):
     assert len(repeat(path)) == 2
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.what)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.what} {plan.features}")
 def test_the_code_of_an_intervention_makes_it_again(world, plan, tmp_path):
     model, _ = world
     outcome = core.intervene(model, plan)
@@ -371,4 +477,7 @@ def test_a_probe_of_other_texts_comes_from_its_file(world, tmp_path, monkeypatch
 
 
 def test_every_field_that_a_view_changes_is_an_option():
-    assert {each.name for each in fields(View)} == {"result", "verdict", "share", "words", "kind"}
+    assert {each.name for each in fields(View)} == {
+        *("result", "verdict", "estimate"),  # what is shown; all others say how
+        *("share", "words", "kind", "around"),
+    }
