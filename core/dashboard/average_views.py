@@ -225,6 +225,8 @@ def _sweeps(
             icon=":material/info:",
         )
         return
+    if st.session_state.get("average:other") not in others:
+        st.session_state.pop("average:other", None)
     left, right = st.columns([5, 3], gap="large", vertical_alignment="bottom")
     other = left.selectbox(
         "Compared with",

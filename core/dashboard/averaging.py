@@ -81,7 +81,7 @@ def _flag(written: str) -> bool:
 
 
 SHOWN: dict[str, tuple[str, Any, Callable[[str], Any]]] = {
-    "proxy": ("average:proxy", "log_odds", one_of(PROXIES)),
+    "proxy": ("average:proxy:linked", None, one_of(PROXIES)),
     "roles": ("average:roles", "tweet", one_of(SCHEMES)),
     "towards": ("average:towards", "prediction", one_of(("prediction", "label"))),
     "interval": ("average:interval", "bootstrap", one_of(INTERVALS)),
@@ -111,6 +111,8 @@ def follow_link() -> None:
             with suppress(ValueError):
                 if (value := read(link[name])) != default:
                     st.session_state[key] = value
+    if "against" in link and "sweep" in link:
+        st.session_state[f"average:corruptions:other:{link['sweep']}"] = link["against"]
     scheme = st.session_state.get("average:roles", "tweet")
     for name, key in OF_ROLES.items():
         roles = [
@@ -127,8 +129,13 @@ def share_of(found: Study, store: Store, options: Options) -> sharing.Share:
         value = st.session_state.get(key)
         if value not in (None, default):
             shown[name] = "1" if value is True else str(value)
+    if options.proxy not in (None, default_proxy(store.task.settings.corruption)):
+        shown["proxy"] = str(options.proxy)
     firsts = {role for role in FIRST_ROLES[options.roles] if role in found.average.titles()}
     view = st.session_state.get("average:view", "layers")
+    against = st.session_state.get(f"average:corruptions:other:{store.id}")
+    if view == "corruptions" and against:
+        shown["against"] = str(against)
     for name, key in OF_ROLES.items():
         value = st.session_state.get(f"{key}:{options.roles}")
         if name == "lines" and view == "layers" and value and set(value) != firsts:
@@ -178,12 +185,15 @@ def options_choice(store: Store) -> Options:
     """How tweets are averaged; read from the same traces, nothing is traced again."""
     default = default_proxy(store.task.settings.corruption)
     others = [proxy for proxy in PROXIES if proxy != default]
+    key = f"average:proxy:{units_of(store.task.settings)}"
+    if linked := st.session_state.pop("average:proxy:linked", ""):
+        st.session_state[key] = linked
     with st.popover("Averaging options", icon=":material/tune:", key="average:options"):
         proxy = st.selectbox(
             "Effect measured in",
             [default, *others],
             format_func=PROXIES.__getitem__,
-            key=f"average:proxy:{units_of(store.task.settings)}",
+            key=key,
             persist_state="session",
             help="The number whose change is the effect; of pairs the logit difference by default "
             "(Zhang & Nanda 2024).",

@@ -108,11 +108,14 @@ def _other_choice(store: Store, stores: list[Store]) -> Store | None:
             icon=":material/info:",
         )
         return None
+    key = f"average:corruptions:other:{store.id}"
+    if st.session_state.get(key) not in others:
+        st.session_state.pop(key, None)
     chosen = st.selectbox(
         "Compared with",
         list(others),
         format_func=lambda id: title_of(others[id]),
-        key=f"average:corruptions:other:{store.id}",
+        key=key,
         persist_state="session",
         help="Both are averaged as shares of their own total effect.",
     )

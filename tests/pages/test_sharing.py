@@ -266,6 +266,68 @@ def test_a_comparison_its_view_and_its_code(shares, tmp_path):
     equal(pd.read_csv(tmp_path / "cells.csv")[["effect"]], table[["effect"]])
 
 
+PROMPT = "service {tweet} day"
+WORDS = (" hours", " day")
+
+
+def ask_for_words(page: AppTest, contrast: str, prompt: str) -> AppTest:
+    """Two words in a prompt of one's own, in a page's fields."""
+    for field, word in zip(("target", "distractor"), WORDS, strict=True):
+        page.text_input(f"{contrast}:{field}").set_value(word.strip())
+    page.text_input(prompt).set_value(PROMPT)
+    return page.run()
+
+
+def test_a_comparison_by_two_words_in_a_prompt_of_ones_own(shares):
+    page = open_page("compare")
+    page.text_area("tweet").set_value(TWEET)
+    page.selectbox("compare:features").set_value("contrast").run()
+    page.slider("compare:samples").set_value(2)
+    page = ask_for_words(page, "compare:contrast", "compare:prompt")
+    page.button("compare:run").click().run()
+    ended(page, "compare")
+    compared = [one.result for one in outcome(page, "compare")]
+    assert {result.probe.words for result in compared} == {WORDS}
+    share, recipe = shares["compare"]
+    for link in (share.link, f"?settings={kept_settings.keep(recipe().to_json())}"):
+        again = ended(opened("compare", link), "compare")
+        assert not errors(again)
+        found = [one.result for one in outcome(again, "compare")]
+        assert Recipes.of(found) == Recipes.of(compared)
+        if "settings" not in link:
+            assert dict(again.query_params) == dict(page.query_params)
+            assert again.text_input("compare:prompt").value == PROMPT
+    made = run_python(share.code())["results"]
+    for result, other in zip(compared, made, strict=True):
+        equal(result.frame(), other.frame())
+
+
+def test_an_intervention_by_two_words_in_a_prompt_of_ones_own(shares):
+    page = open_page("interventions")
+    page.text_area("tweet").set_value("My flight got cancelled, terrible service")
+    page.selectbox("features").set_value("contrast").run()
+    page = ask_for_words(page, "contrast", "prompt")
+    page.segmented_control("intervention:what").set_value("steer").run()
+    for key, value in (("controls", 1), ("texts", 5), ("samples", 2)):
+        page.slider(f"intervention:{key}").set_value(value)
+    page.number_input("intervention:after").set_value(0)
+    page.button("intervene").click().run()
+    ended(page, "intervention")
+    assert not errors(page)
+    done = outcome(page, "intervention")
+    share, recipe = shares["intervention"]
+    plan = Plan.from_json(recipe().to_json())
+    assert (plan.features, plan.prompt) == ("contrast", PROMPT)
+    assert (*plan.good, *plan.bad) == WORDS
+    for link in (share.link, f"?settings={kept_settings.keep(plan.to_json())}"):
+        again = ended(opened("interventions", link), "intervention")
+        assert not errors(again)
+        assert outcome(again, "intervention").plan == plan
+        equal(outcome(again, "intervention").judged, done.judged)
+        assert again.text_input("prompt").value == PROMPT
+    equal(run_python(share.code())["result"].judged, done.judged)
+
+
 def test_an_intervention_its_view_and_its_code(shares, tmp_path):
     page = open_page("interventions")
     page.text_area("tweet").set_value("My flight got cancelled, terrible service")
@@ -317,6 +379,7 @@ def test_an_average_its_view_and_its_code(shares, tmp_path):
     page = opened("average", f"?sweep={store.id}")
     ended(page, "average")
     page.selectbox("average:interval").set_value("normal")
+    page.selectbox("average:proxy:tweets").set_value("log_ratio")
     page.toggle("average:normalised").set_value(True).run()
     ended(page, "average")
     page.segmented_control("average:view").set_value("peaks").run()
@@ -326,7 +389,7 @@ def test_an_average_its_view_and_its_code(shares, tmp_path):
     assert dict(again.query_params) == dict(page.query_params)
     assert again.segmented_control("average:view").value == "peaks"
     equal(outcome(again, "average").average.frame, study.average.frame)
-    assert recipe().options == Options(normalised=True, interval="normal")
+    assert recipe().options == Options(normalised=True, interval="normal", proxy="log_ratio")
     code = share.code()
     assert not code.file
     equal(run_python(code)["result"].frame, study.average.frame)
