@@ -19,7 +19,7 @@ from ..models.model import Model
 from ..patching.clean_and_corrupted import run_source
 from ..patching.gradients import STEPS, estimate
 from ..patching.sites import Kind
-from ..statistics import Array
+from ..statistics import Array, spearman
 from .corruption import Case
 from .findings import cells
 from .result import TraceResult, TraceSettings
@@ -69,14 +69,12 @@ class Estimate:
         Cells that are fixed by construction are left out; so is a kind of which fewer than
         `FEWEST` others were run.
         """
-        from scipy.stats import spearmanr
-
         found: dict[Kind, float] = {}
         estimated = self.of(result).effects
         for kind, effects in result.effects.items():
             run = np.isfinite(effects) & ~result.trivial[kind]
             if run.sum() >= FEWEST:
-                found[kind] = float(spearmanr(effects[run], estimated[kind][run]).statistic)
+                found[kind] = spearman(effects[run], estimated[kind][run])
         return found
 
 

@@ -41,8 +41,9 @@ def test_each_partial_result_is_whole_and_the_last_is_the_trace(model, result):
     for partial in partials:
         for kind, values in partial.sample_effects.items():
             assert np.isfinite(values).all()
-            np.testing.assert_array_equal(
-                values, result.sample_effects[kind][: partial.samples_done]
+            # A probe's product rounds by where its numbers lie in memory.
+            np.testing.assert_allclose(
+                values, result.sample_effects[kind][: partial.samples_done], atol=1e-12
             )
     assert np.isnan(partials[0].standard_errors["mlp"]).all()
     assert (partials[2].standard_errors["mlp"][~result.trivial["mlp"]] > 0).all()
