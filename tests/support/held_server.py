@@ -4,6 +4,7 @@ They wait at the number of noise samples that stands in the file `SAMPLES` of th
 nowhere where there is none.
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -25,14 +26,17 @@ def main() -> None:
     trace = tracing.trace_progressively
     allowed = home() / SAMPLES
 
+    def most() -> float:
+        """How many samples are allowed; none for the moment in which the file is being written."""
+        try:
+            return int(allowed.read_text() or 0)
+        except FileNotFoundError:
+            return math.inf
+
     def held(*arguments: Any, **options: Any) -> Iterator[Any]:
         for result in trace(*arguments, **options):
             yield result
-            while (
-                result.has_cells
-                and allowed.exists()
-                and result.samples_done >= int(allowed.read_text())
-            ):
+            while result.has_cells and result.samples_done >= most():
                 time.sleep(0.05)
 
     tracing.trace_progressively = held
