@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
 
 from ..charts.comparison import row_labels
@@ -27,8 +28,8 @@ def as_table(
 
     Args:
         key: of the widget.
-        panels: the cells of each, by its title; columns layer, position, trivial, `value` and,
-            where cells are tested, faded.
+        panels: the cells of each, by its title; columns layer, position, trivial, `value`, and
+            faded and estimated where some may be.
         labels: what the rows of the heatmaps are called, by position, in their order.
     """
     box = st.expander("As a table", key=key, on_change="rerun")
@@ -36,7 +37,8 @@ def as_table(
         return
     with box:
         st.caption(
-            "Layers down; ns: not significant (FDR 5%), fixed: by construction, empty: not traced."
+            "Layers down; ns: not significant (FDR 5%), fixed: by construction, est.: an estimate, "
+            "not a run, empty: not traced."
         )
         for title, cells in panels.items():
             st.html(table_html(title, laid_out(cells, labels, value)))
@@ -73,12 +75,17 @@ def laid_out(cells: pd.DataFrame, labels: Mapping[int, str], value: str = "effec
     import pandas as pd
 
     cells = cells[cells[value].notna()]
-    faded = cells["faded"] if "faded" in cells else pd.Series(False, cells.index)
-    words = [
-        f"{signed(float(number))}{' fixed' if fixed else ' ns' if pale else ''}"
-        for number, fixed, pale in zip(cells[value], cells["trivial"], faded, strict=True)
+    words = cells[value].map(lambda number: signed(float(number)))
+    # The first of these that a cell is.
+    said = [
+        (column, word)
+        for column, word in (("trivial", "fixed"), ("estimated", "est."), ("faded", "ns"))
+        if column in cells
     ]
-    table = cells.assign(said=words).pivot(index="layer", columns="position", values="said")
+    told = np.select(
+        [cells[column].eq(True) for column, _ in said], [f" {word}" for _, word in said], ""
+    )
+    table = cells.assign(said=words + told).pivot(index="layer", columns="position", values="said")
     shown = [position for position in labels if position in table.columns]
     table = table[shown].fillna("")
     names = [labels[position] for position in shown]

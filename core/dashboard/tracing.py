@@ -890,4 +890,5 @@ def heatmaps(
                         on_select=lambda kind=kind: on_click(kind),
                     )
     panels = {titles[kind]: frame[frame["kind"] == kind] for kind in kinds}
-    as_table(f"{key}:table", panels, rows.labels)
+    labels_of = {row - rows.first: label for row, label in rows.labels.items() if row >= rows.first}
+    as_table(f"{key}:table", panels, labels_of)

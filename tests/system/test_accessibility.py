@@ -281,6 +281,8 @@ def test_a_table_says_what_a_heatmap_shows_and_no_token_in_it_is_markup():
     table = laid_out(cells, {0: "<b>bad</b>", 1: "unseen", 2: "\u00b7**x** *"})
     assert table.loc["layer 0"].tolist() == ["\u22121.5", "0.25 ns"]
     assert table.loc["layer 1"].tolist() == ["0 fixed", ""]
+    estimated = laid_out(cells.assign(estimated=[True, False, True, False]), {0: "a", 2: "b"})
+    assert estimated["a"].tolist() == ["\u22121.5 est.", "0 fixed"]
     assert laid_out(cells, {0: "very", 2: "very"}).columns.tolist() == ["0 very", "2 very"]
     written = table_html("<i>MLP</i>", table)
     assert "&lt;b&gt;bad&lt;/b&gt;" in written
