@@ -654,7 +654,7 @@ def estimates(found: dict[str, Any]) -> list[str]:
         "with the exact cells of a tweet (median and range over tweets), how many of the ten "
         "largest cells both have (mean), and how many times as long the exact cells take. Under a "
         "counterfactual the Trace page shows the estimates of five steps until the cells are run; "
-        "under noise they would mislead.",
+        "elsewhere it shows none.",
         "",
         *table(
             ("corruption", "steps", "hidden state", "MLP", "attention", "exact / estimate, time"),
