@@ -17,7 +17,7 @@ import pytest
 from paths import ROOT
 from shell import refused, run
 from tiny_models import save_folder
-from tiny_world import keep_probe, keep_tweets
+from tiny_world import keep_forty_tweets, keep_probe
 
 import core
 import core.models.loading
@@ -45,10 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(own_home):
     """A cache folder with forty labelled tweets, as set-up would have left it."""
-    keep_tweets(
-        [f"{word} day number {n}" for n in range(20) for word in ("great", "awful")],
-        [2.0, -2.0] * 20,
-    )
+    keep_forty_tweets()
     return own_home
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shell import refused, run
 from tiny_models import save_folder
-from tiny_world import keep_probe, keep_tweets
+from tiny_world import keep_forty_tweets, keep_probe
 
 import core
 from core.sweeps import two_corruptions
@@ -22,10 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(own_home, folder):
-    keep_tweets(
-        [f"{word} day number {n}" for n in range(20) for word in ("great", "awful")],
-        [2.0, -2.0] * 20,
-    )
+    keep_forty_tweets()
     keep_probe(folder)
     return own_home
 

@@ -58,6 +58,14 @@ def keep_probe(name: str | Path = "gpt2") -> None:
     keep(_trained[made_of])
 
 
+def keep_forty_tweets() -> None:
+    """Tweets of either sentiment, told by their first word."""
+    keep_tweets(
+        [f"{word} day number {n}" for n in range(20) for word in ("great", "awful")],
+        [2.0, -2.0] * 20,
+    )
+
+
 def make_home(folder: Path, layers: int) -> Path:
     """A cache folder of a server: tests that do not ask what a real model says need no real one."""
     with pytest.MonkeyPatch.context() as patch:
